@@ -1,0 +1,4 @@
+"""The command line."""
+import typer
+
+app = typer.Typer()

@@ -1,0 +1,60 @@
+"""The forms in which a chat model answers: one pydantic model per question asked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Category", "Delta", "Operation", "Proposal", "Review"]
+
+Category = Literal["explore", "exploit", "innovate"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Proposal(_Answer):
+    """THINK: a hypothesis, before any configuration is written."""
+
+    category: Category = Field(
+        description="explore: an untried region; exploit: refine what the journal shows to work; "
+        "innovate: a structure nobody listed"
+    )
+    hypothesis: str = Field(
+        min_length=1, max_length=2000, description="What will improve, and why, in one to three sentences"
+    )
+    base: str = Field(
+        default="production",
+        description="Fingerprint (or its first 8+ characters) of the Φ to start from: `production` or an "
+        "attempt in the journal",
+    )
+    query: str | None = Field(
+        default=None,
+        description="One SQL SELECT over table `log` (training period) to run before the delta is written, "
+        "or null. Only for personas that have the tool run_sql_query",
+    )
+
+
+class Operation(_Answer):
+    """One RFC 6902 operation."""
+
+    op: Literal["add", "remove", "replace", "move", "copy", "test"]
+    path: str = Field(description="JSON Pointer into Φ, e.g. /optimizer/args/lr")
+    value: Any = Field(default=None, description="New value for add and replace, expected value for test")
+    from_: str | None = Field(default=None, alias="from", description="Source pointer of move and copy")
+
+
+class Delta(_Answer):
+    """CODE: only what changes, as a JSON Patch against the base Φ."""
+
+    patch: list[Operation] = Field(min_length=1, max_length=50)
+    explanation: str = Field(default="", max_length=2000, description="What the patch does, in a sentence")
+
+
+class Review(_Answer):
+    """LINTER: does the delta do what the hypothesis says, and can it be trained?"""
+
+    verdict: Literal["accept", "revise"]
+    findings: list[str] = Field(default_factory=list, description="What to change, one sentence each")
