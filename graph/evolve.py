@@ -1,0 +1,231 @@
+"""What `run` runs: the offline loop from the first step to the report on the held-out test period.
+
+A run is one checkpointed thread of the offline graph in HOME/journal.sqlite, and a folder HOME/runs/RUN with
+what it was asked (`run.json`) and what came out (`summary.json`). Killed at any point, `evolve` with the same
+run name goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evorank.graph.context import Context, Session, open_session
+from evorank.graph.journal import thread_id
+from evorank.graph.offline import builder
+from evorank.graph.state import Attempt
+from evorank.model.errors import ConfigurationError, EvorankError, ToolError
+from evorank.tools.compute_loss import Comparison, final_comparison
+
+__all__ = ["Plan", "Summary", "evolve", "latest_run", "load_plan", "new_plan"]
+
+Event = Mapping[str, Any]
+
+
+class Plan(BaseModel):
+    """What a run was asked to do: enough to go on with it in another process."""
+
+    model_config = ConfigDict(extra="forbid")
+    run: str
+    steps: int = Field(ge=1)
+    context: dict[str, Any]
+    """The graph's context, without live handles."""
+    data_version: str
+    production: str
+    """Fingerprint of the production Φ that candidates are compared with."""
+    created_at: str
+    versions: dict[str, str]
+
+
+class Summary(BaseModel):
+    """What a run found, as `run --json` prints it and `summary.json` keeps it."""
+
+    model_config = ConfigDict(extra="forbid")
+    run: str
+    surface: str
+    steps: int
+    finished: int
+    stopped: str | None = None
+    """Why the run ended before its last step; None when it is complete."""
+    outcomes: dict[str, int]
+    personas: dict[str, dict[str, int]]
+    """persona -> outcome -> count."""
+    switched_off: dict[str, str] = Field(default_factory=dict)
+    """persona -> why it does not take part on this surface."""
+    best: Attempt | None = None
+    """The attempt whose loss improved most, of those better than production beyond noise."""
+    test: Comparison | None = None
+    """`best` against production on the test period, which the loop never saw."""
+    note: str = ""
+    seconds: float
+    """Wall time of this process's part of the run."""
+    training_cpu_seconds: float
+    report_seconds: float
+    files: dict[str, str]
+    resume: str | None = None
+
+
+def new_plan(context: Context, steps: int) -> Plan:
+    """A fresh run, named by its time, written to disk before anything else happens."""
+    session = open_session(context)
+    now = datetime.now(UTC)
+    plan = Plan(
+        run=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
+        steps=steps,
+        context=context.model_dump(mode="json"),
+        data_version=session.workbench.dataset.key,
+        production=session.workbench.production_fingerprint,
+        created_at=now.isoformat(timespec="seconds"),
+        versions={name: version(name) for name in ("evorank", "torch", "langgraph", "duckdb", "numpy")}
+        | {"python": platform.python_version()},
+    )
+    _write(session.home / "runs" / plan.run / "run.json", plan.model_dump_json(indent=2))
+    return plan
+
+
+def load_plan(home: Path, run: str) -> Plan:
+    path = home / "runs" / run / "run.json"
+    if not path.exists():
+        known = ", ".join(_runs(home)[-5:]) or "none"
+        raise ConfigurationError(
+            f"`--resume` names run {run!r}, which is not under {home / 'runs'}. Known: {known}."
+        )
+    try:
+        return Plan.model_validate_json(path.read_text())
+    except ValueError as error:
+        raise ConfigurationError(f"`{path}` cannot be read as a run's plan: {error}") from error
+
+
+def latest_run(home: Path) -> str:
+    """The newest run that has no summary of a complete end."""
+    for run in reversed(_runs(home)):
+        summary = home / "runs" / run / "summary.json"
+        if not summary.exists() or json.loads(summary.read_text()).get("stopped"):
+            return run
+    raise ConfigurationError(f"`--resume` found no unfinished run under {home / 'runs'}.")
+
+
+def evolve(plan: Plan, context: Context, on_event: Callable[[Event], None] = lambda _: None) -> Summary:
+    """Carry out a plan, or what is left of it, and report on the test period.
+
+    `context` is the plan's own, with live handles. Raises EvorankError for what stops a run as a whole; what
+    goes wrong with one candidate is in the journal instead.
+    """
+    started = time.monotonic()
+    session = open_session(context)
+    if session.workbench.dataset.key != plan.data_version:
+        raise ConfigurationError(
+            f"run {plan.run} was started on data version {plan.data_version[:12]}, surface "
+            f"`{session.surface.name}` now has {session.workbench.dataset.key[:12]}. Start a new run."
+        )
+    with session.checkpointer() as saver:
+        graph = builder.compile(checkpointer=saver)
+        config: Any = {
+            "configurable": {"thread_id": thread_id(plan.run)},
+            "metadata": {"kind": "run", "graph": "offline", "surface": session.surface.name, "run": plan.run},
+            "recursion_limit": 10 * plan.steps + 100,
+        }
+        fresh = not graph.get_state(config).values
+        for _, event in graph.stream(
+            {"steps": plan.steps, "run": plan.run} if fresh else None,
+            config,
+            context=context,
+            stream_mode=["custom"],
+            subgraphs=False,
+            durability="sync",
+        ):
+            on_event(event)
+    attempts = session.journal.attempts(run=plan.run)
+    summary = _summarize(plan, session, attempts, time.monotonic() - started, on_event)
+    _write(session.home / "runs" / plan.run / "summary.json", summary.model_dump_json(indent=2))
+    return summary
+
+
+def _summarize(
+    plan: Plan, session: Session, attempts: list[Attempt], seconds: float, on_event: Callable[[Event], None]
+) -> Summary:
+    reporting = time.monotonic()
+    best, test, note = best_attempt(attempts), None, ""
+    complete = len(attempts) >= plan.steps
+    if best is None:
+        note = "No candidate improved the proxy beyond noise, so the test period was not opened."
+    elif complete:
+        on_event({"event": "note", "text": "scoring the best candidate and production on the test period"})
+        assert best.phi is not None
+        try:
+            test = final_comparison(best.phi, session.workbench)
+        except ToolError as error:
+            note = f"The test period could not be scored: {error}"
+    personas: dict[str, Counter[str]] = {}
+    for attempt in attempts:
+        personas.setdefault(attempt.persona, Counter())[attempt.outcome] += 1
+    folder = session.home / "runs" / plan.run
+    return Summary(
+        run=plan.run,
+        surface=session.surface.name,
+        steps=plan.steps,
+        finished=len(attempts),
+        stopped=None if complete else session.stop_reason or "stopped",
+        outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
+        personas={persona: dict(counts) for persona, counts in personas.items()},
+        switched_off=session.switched_off,
+        best=best,
+        test=test,
+        note=note,
+        seconds=seconds,
+        training_cpu_seconds=sum(attempt.usage.cpu_seconds for attempt in attempts),
+        report_seconds=time.monotonic() - reporting,
+        files={
+            "journal": str(session.journal.path),
+            "run": str(folder),
+            "surface": str(session.surface.directory),
+        },
+        resume=None
+        if complete
+        else f"python cli.py run --resume {plan.run} --home {os.path.relpath(session.home)}",
+    )
+
+
+def best_attempt(attempts: list[Attempt]) -> Attempt | None:
+    """The largest improvement of the loss among attempts that are better beyond noise.
+
+    A new reward is left out: its alignment is another scale, and its loss cannot be compared.
+    """
+    wins = [
+        attempt
+        for attempt in attempts
+        if attempt.outcome == "better" and attempt.comparison and attempt.comparison["metric"] != "alignment"
+    ]
+    return min(
+        wins,
+        key=lambda attempt: attempt.comparison["difference"] if attempt.comparison else 0.0,
+        default=None,
+    )
+
+
+def _runs(home: Path) -> list[str]:
+    return sorted(path.parent.name for path in (home / "runs").glob("*/run.json"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: a crash never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    try:
+        draft.write_text(text + "\n")
+        draft.replace(path)
+    except OSError as error:
+        raise EvorankError(
+            f"`{path}` could not be written: {error}. Free some space or choose another --home."
+        ) from error

@@ -1,0 +1,142 @@
+"""Settings of a run: evorank.toml, EVORANK_* variables and flags, in rising order of precedence.
+
+Kept apart from Φ, which agents patch, and from live handles, which belong to a session.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from evorank.model.errors import ConfigurationError, EvorankError
+
+__all__ = ["Settings", "health", "load_settings"]
+
+
+class Settings(BaseSettings):
+    """What `run` would do when no flag is given."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVORANK_", toml_file="evorank.toml", extra="forbid", env_ignore_empty=True
+    )
+    home: str = Field(".evorank", min_length=1, description="Folder of everything a run reads and writes")
+    surface: str = Field("simulated", min_length=1, description="Surface to improve")
+    model: str | None = Field(None, description="Chat model as provider:model; none: embedded engineer")
+    personas: list[str] | None = Field(None, description="Only these personas; none: all that apply")
+    steps: int = Field(50, ge=1, description="Candidates to try")
+    seed: int = Field(0, ge=0, description="Seed of proposals and trainings")
+    seeds: int = Field(4, ge=2, le=32, description="Paired trainings of a finalist")
+    parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
+    workers: int | None = Field(None, ge=1, le=256, description="Training processes; none: the cores")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def context(self) -> dict[str, Any]:
+        """The fields that the graphs' context has too."""
+        return self.model_dump(exclude={"steps"})
+
+
+def load_settings(flags: Mapping[str, Any]) -> Settings:
+    """Flags over environment over evorank.toml over defaults; ConfigurationError names the field and source."""
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        source = f"--{name}" if name in flags else f"EVORANK_{name.upper()} or evorank.toml"
+        known = ", ".join(Settings.model_fields)
+        hint = f" Settings are: {known}." if first["type"] == "extra_forbidden" else ""
+        raise ConfigurationError(
+            f"`{name}` ({source}): {first['msg']}, got {first['input']!r}.{hint}"
+        ) from error
+    except ValueError as error:  # tomllib.TOMLDecodeError
+        raise ConfigurationError(f"`evorank.toml` is not valid TOML: {error}.") from error
+
+
+def health(settings: Settings) -> list[dict[str, Any]]:
+    """What `doctor` says: one row per thing that a run needs, with what to mend."""
+    checks = (_python, _packages, _home, _chat_model, _surface, _workers)
+    results = []
+    for check in checks:
+        try:
+            passed, message = True, check(settings)
+        except EvorankError as error:
+            passed, message = False, str(error)
+        results.append(
+            {"name": check.__name__.strip("_").replace("_", " "), "passed": passed, "message": message}
+        )
+    return results
+
+
+def _python(_: Settings) -> str:
+    return f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+
+
+def _packages(_: Settings) -> str:
+    shown = []
+    for name in ("torch", "langgraph", "duckdb", "numpy", "pydantic", "langchain-google-genai"):
+        try:
+            shown.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            raise ConfigurationError(f"`{name}` is not installed. Try: pip install {name}") from None
+    return ", ".join(shown)
+
+
+def _home(settings: Settings) -> str:
+    from evorank.graph.journal import Journal
+
+    home = Path(settings.home)
+    if not (home / "journal.sqlite").exists():
+        return f"{home.resolve()}, no journal yet"
+    journal = Journal.open(home, create=False)
+    try:
+        return f"{home.resolve()}, {len(journal.attempts())} attempts in the journal"
+    finally:
+        journal.close()
+
+
+def _chat_model(settings: Settings) -> str:
+    from evorank.graph.context import chat_model
+
+    chat_model(settings.model, settings.seed)
+    return settings.model or "the embedded engineer: a search algorithm, no key needed"
+
+
+def _surface(settings: Settings) -> str:
+    from evorank.surfaces.surface import list_surfaces, open_surface
+
+    surface = open_surface(Path(settings.home), settings.surface)
+    rows = surface.dataset().bounds
+    counts = ", ".join(f"{bounds.stop - bounds.start:,} {period}" for period, bounds in rows.items())
+    others = ", ".join(sorted(set(list_surfaces(Path(settings.home))) - {settings.surface})) or "none"
+    return f"{settings.surface} with {counts} rows; others here: {others}"
+
+
+def _workers(settings: Settings) -> str:
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        f"{settings.workers or cores} training processes on {cores} cores; `python cli.py run` would try "
+        f"{settings.steps} candidates, {settings.parallel} at a time, {settings.seeds} seeds per finalist"
+    )
