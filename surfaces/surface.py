@@ -1,0 +1,298 @@
+"""A surface: one place where recommendations are served, as one readable file, `surface.toml`.
+
+It says where the log is, what its columns mean, what the surface exists for (north star), what must
+not be exceeded (guardrails), which system ranks, and the production Φ that deltas are against.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evorank.model import sources
+from evorank.model.data import Dataset
+from evorank.model.encode import Progress, encode
+from evorank.model.errors import ConfigurationError, LogError, ToolError
+from evorank.model.log import LogSpec
+from evorank.model.schema import resolve
+from evorank.model.system import Phi, RankingSystem
+
+__all__ = [
+    "Guardrail",
+    "NorthStar",
+    "Surface",
+    "SurfaceSpec",
+    "list_surfaces",
+    "open_surface",
+    "save_surface",
+]
+
+BUILT_IN = "simulated"
+"""Generated when it is first opened, so that a newcomer without a log sees the whole loop."""
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NorthStar(_Spec):
+    """The long-term outcome the surface exists for, per user and day, higher is better."""
+
+    name: str = Field(description="One or two words, e.g. active_days")
+    description: str = Field(description="What it is, in a sentence, with its unit")
+    sql: str = Field(
+        description="SELECT over `log` returning (user id, day, value): the user's outcome over the horizon "
+        "after that day"
+    )
+    horizon_days: int = Field(ge=1, le=365, description="Days after `day` that `value` looks at")
+
+
+class Guardrail(_Spec):
+    """A bound that no candidate may exceed, whatever it gains."""
+
+    metric: Literal["parameters", "latency_ms", "train_cpu_seconds"] = Field(
+        description="Trained parameters; milliseconds to score 500 candidates; CPU-seconds of one training"
+    )
+    maximum: float = Field(gt=0)
+
+
+class SurfaceSpec(_Spec):
+    """The content of `surface.toml`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Folder name of the surface")
+    description: str = Field(default="", description="What is ranked, for whom; agents read it")
+    log: LogSpec
+    north_star: NorthStar | None = None
+    guardrails: list[Guardrail] = Field(default_factory=list)
+    system: str = Field(default="evorank.model.ranker:NeuralRanker", description="module:Class of the ranker")
+    production: Phi = Field(description="The Φ that serves today. TOML has no null: leave such a field out")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """An opened surface. Its log is encoded when `dataset` is first asked for."""
+
+    spec: SurfaceSpec
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def reward_persona_off(self) -> str | None:
+        """Why the reward persona is switched off here, or None where it works."""
+        if self.spec.north_star is not None:
+            return None
+        return (
+            f"Surface {self.name!r} has no north star in its log, so no reward can be told better than another: "
+            "the reward persona is switched off. Add a [north_star] to surface.toml to switch it on."
+        )
+
+    def dataset(self, progress: Progress | None = None, memory_limit: str = "1GB") -> Dataset:
+        """The encoded log: made on first use (seconds per million rows), then opened in milliseconds."""
+        try:
+            return encode(self.spec.log.based_at(self.directory), self.directory / "data", progress, memory_limit)
+        except LogError as error:
+            raise LogError(f"Surface {self.name!r}: {error}") from error
+
+    def system(self) -> RankingSystem:
+        """The surface's ranker with its production Φ. ConfigurationError names what cannot be imported."""
+        return self._system
+
+    def production(self) -> Phi:
+        """The production Φ, complete: fields that surface.toml leaves out have the schema's defaults."""
+        return cast(Phi, deepcopy(self._production))
+
+    @cached_property
+    def _production(self) -> Phi:
+        schema = self._build(self.spec.production).schema()
+        return cast(Phi, _with_defaults(deepcopy(self.spec.production), schema, schema))
+
+    @cached_property
+    def _system(self) -> RankingSystem:
+        return self._build(self.production())
+
+    def _build(self, production: Phi) -> RankingSystem:
+        return system_class(self.spec.system)(self.dataset().schema, production)
+
+    def check_label(self) -> None:
+        """LogError where the production label cannot be computed or is one class only."""
+        objective = self.system().objective(self.production())
+        try:
+            self.dataset().labels(objective)
+        except ToolError as error:
+            raise LogError(f"Surface {self.name!r}: production {error}") from error
+
+
+def system_class(reference: str) -> type[RankingSystem]:
+    """The class named `module:Class`. ConfigurationError where it cannot be imported."""
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"`system` must be an importable module:Class, got {reference!r} ({error}). Put its folder on "
+            "PYTHONPATH or install it."
+        ) from error
+    return cast("type[RankingSystem]", found)
+
+
+def open_surface(home: Path, name: str) -> Surface:
+    """The surface `name` under `home`. "simulated" is generated when it is first opened.
+
+    ConfigurationError: no such surface (the known ones are listed), or a surface.toml that is not valid.
+    """
+    path = _folder(home, name) / "surface.toml"
+    if not path.exists() and name == BUILT_IN:
+        from evorank.surfaces.simulated.generate import create
+
+        return create(home)
+    if not path.exists():
+        known = list_surfaces(home)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigurationError(
+            f"`surface` must be one of {known}, got {name!r}.{hint} "
+            "`evorank surface import` makes one from a log."
+        )
+    try:
+        spec = SurfaceSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_problems(error)}") from error
+    if spec.name != name:
+        raise ConfigurationError(f"{path}: `name` must be its folder's, {name!r}, got {spec.name!r}.")
+    return Surface(spec, path.parent.absolute())
+
+
+def save_surface(home: Path, spec: SurfaceSpec) -> Surface:
+    """Write `surface.toml` under `home` (whole or not at all) and open it. Encoded data is left alone."""
+    directory = _folder(home, spec.name)
+    with sources.explained("surface.toml"):
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = directory / f".surface.toml.{os.getpid()}.tmp"
+        try:
+            partial.write_text(to_toml(spec), encoding="utf-8")
+            partial.replace(directory / "surface.toml")
+        finally:
+            partial.unlink(missing_ok=True)
+    return open_surface(home, spec.name)
+
+
+def list_surfaces(home: Path) -> list[str]:
+    """Names of the surfaces under `home`, and the built-in one."""
+    found = {path.parent.name for path in (Path(home) / "surfaces").glob("*/surface.toml")}
+    return sorted(found | {BUILT_IN})
+
+
+def _folder(home: Path, name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigurationError(
+            f"`surface` must be letters, digits, '.', '_' or '-' (64 at most), got {name!r}. Try 'my-log'."
+        )
+    return Path(home) / "surfaces" / name
+
+
+def _problems(error: ValidationError) -> str:
+    """pydantic's findings as sentences: field, rule, value."""
+    told = []
+    for each in error.errors()[:5]:
+        field = ".".join(map(str, each["loc"])) or "(whole)"
+        seen = f", got {each['input']!r}"[:120] if each["type"] not in ("missing", "value_error") else ""
+        told.append(f"`{field}` {each['msg'].removeprefix('Value error, ')}{seen}.")
+    return " ".join(told)
+
+
+# surface.toml
+
+_COMMENTS = {
+    "log": "Where the log is and what its columns mean. `signals` are known only after the impression: rewards\n"
+    "# are SQL over them, features never see them. [log.columns]: new column = SQL over the source's columns.",
+    "log.split": "Shares of rows in time order; the rest is the test period, which no agent ever queries.",
+    "log.sides": "User and item tables, joined by key.",
+    "log.features": "What the ranker sees: categorical (ids), numeric, history (the user's last values of a\n"
+    "# categorical, before the impression), tokens (words such as genres).",
+    "north_star": "What the surface exists for: (user, day, value over the following `horizon_days`).",
+    "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds.",
+    "production": "Φ, the configuration that serves today; every delta is against it. A launch rewrites it.",
+}
+
+
+def to_toml(spec: SurfaceSpec) -> str:
+    """`surface.toml` with a comment on every section; `tomllib` reads it back to an equal spec."""
+    data = _without_null(spec.model_dump(mode="json", exclude_defaults=True))
+    log = data.pop("log")
+    log["features"] = [_without_null({"name": f.name, "kind": f.kind} | f.model_dump(exclude_defaults=True))
+                       for f in spec.log.features]
+    tables = {key: log.pop(key) for key in ("reader", "columns", "split") if key in log}
+    sides = log.pop("sides", [])
+    features = "".join(f"    {_inline(feature)},\n" for feature in log.pop("features"))
+    sections = [
+        f"# Surface {spec.name!r}. After an edit: evorank surface check {spec.name}\n",
+        _lines({key: data[key] for key in ("name", "description", "system") if key in data}),
+        _section("log", _lines(log)) + f"# {_COMMENTS['log.features']}\nfeatures = [\n{features}]\n",
+        *(_section(f"log.{key}", _lines(table)) for key, table in tables.items()),
+        *(_section("log.sides", _lines(side), array=True) for side in sides),
+        *(_section(key, _lines(data[key])) for key in ("north_star",) if key in data),
+        *(_section("guardrails", _lines(each), array=True) for each in data.get("guardrails", [])),
+        f"# {_COMMENTS['production']}\n{tomli_w.dumps({'production': data['production']}, multiline_strings=True)}",
+    ]
+    return "\n".join(sections)
+
+
+def _section(name: str, lines: str, array: bool = False) -> str:
+    comment = f"# {_COMMENTS[name]}\n" if name in _COMMENTS else ""
+    return f"{comment}{f'[[{name}]]' if array else f'[{name}]'}\n{lines}"
+
+
+def _lines(table: Mapping[str, Any]) -> str:
+    return "".join(f"{_key(key)} = {_inline(value)}\n" for key, value in table.items())
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_inline(item) for item in value) + "]"
+    return tomli_w.dumps({"x": value}, multiline_strings=True)[len("x = ") :].rstrip("\n")
+
+
+def _key(key: str) -> str:
+    return tomli_w.dumps({key: 0})[: -len(" = 0\n")]
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _with_defaults(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+    """`value` with the schema's defaults for the fields it leaves out: how null survives TOML."""
+    schema = resolve(schema, root)
+    if not isinstance(value, dict) or not isinstance(schema, Mapping):
+        return value
+    branches = [resolve(branch, root) for branch in schema.get("anyOf", ())]
+    objects = [branch for branch in branches if isinstance(branch, Mapping) and "properties" in branch]
+    for branch in [schema, *(objects if len(objects) == 1 else ())]:
+        for name, field in branch.get("properties", {}).items():
+            field = resolve(field, root)
+            if name not in value and isinstance(field, Mapping) and "default" in field:
+                value[name] = deepcopy(field["default"])
+            if name in value:
+                value[name] = _with_defaults(value[name], field, root)
+    return value
