@@ -1,0 +1,259 @@
+"""Fit and score the ranking network on one thread: preloaded rows in, trained weights or predictions out.
+
+Deterministic: initial weights and dropout depend on the seed, the order of rows on (seed, number of rows)
+alone, so that two Φ are compared on the same order. Rows may be memory-mapped and larger than memory: only
+a batch is ever copied. Limit: nothing here measures quality; `tools/metrics.py` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evorank.model.errors import ToolError
+from evorank.model.network import Batch, RankingNetwork
+from evorank.model.schedules import schedule_factor
+from evorank.model.system import Float32, Loss, Rows, Weights
+from evorank.model.updates import Updates
+
+if TYPE_CHECKING:
+    from evorank.model.config import OptimizerConfig
+    from evorank.model.expression import Plan
+    from evorank.model.system import Feature
+
+__all__ = ["batches", "build", "fit", "load", "one_thread", "predict", "steps_of", "to_weights"]
+
+WINDOW = 1 << 22
+"""Rows shuffled together. Up to this many the order is a uniform permutation."""
+BLOCK = 1 << 10
+"""Beyond it, runs of this many consecutive rows are dealt at random into windows, and rows within a window:
+a page of a memory-mapped log is then read once an epoch."""
+SCORED_AT_ONCE = 16_384
+
+_LOSSES: Mapping[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": F.binary_cross_entropy_with_logits,
+    "mse": F.mse_loss,
+    "huber": F.huber_loss,
+}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, and denormal floats as zero: moments that decay (Adam's, RMSprop's) would crawl there."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+def build(plan: Plan, features: tuple[Feature, ...], seed: int) -> RankingNetwork:
+    """A freshly initialised network. Leaves torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RankingNetwork(plan, features)
+
+
+def steps_of(rows: int, batch_size: int, epochs: float) -> int:
+    """Optimizer steps of a run, at least 1; 0.25 epochs are a quarter of a pass."""
+    return max(1, round(epochs * math.ceil(rows / batch_size)))
+
+
+def batches(rows: int, batch_size: int, steps: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Row numbers of each of `steps` batches: random passes over [0, rows) in near-equal batches.
+
+    A pass of n rows has ceil(n / batch_size) batches whose sizes differ by at most one: no short last
+    batch gets a full step.
+    """
+    made, epoch = 0, 0
+    while True:
+        for window in _order(rows, seed, epoch):
+            for batch in np.array_split(window, math.ceil(len(window) / batch_size)):
+                yield batch
+                made += 1
+                if made == steps:
+                    return
+        epoch += 1
+
+
+def _order(rows: int, seed: int, epoch: int) -> Iterator[npt.NDArray[Any]]:
+    generator = np.random.default_rng([seed, rows, epoch])
+    if rows <= WINDOW:
+        yield generator.permutation(np.arange(rows, dtype=np.int32))
+        return
+    blocks = generator.permutation(math.ceil(rows / BLOCK))
+    for first in range(0, len(blocks), WINDOW // BLOCK):
+        starts = blocks[first : first + WINDOW // BLOCK, None] * BLOCK
+        window = (starts + np.arange(BLOCK)).ravel()
+        window = window[window < rows]
+        generator.shuffle(window)
+        yield window
+
+
+class _Cutter:
+    """Cuts batches out of rows, and checks codes: a packed table would read a neighbour's vector."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        plain = np.asarray  # a memmap's methods are slower than an array's, and the pages are the same
+        self.categorical, self.numeric = plain(rows.categorical), plain(rows.numeric)
+        self.histories = {name: plain(codes) for name, codes in rows.histories.items()}
+        self.sizes = np.array([f.size for f in rows.of_kind("categorical")], dtype=np.uint32)
+        size = {f.name: f.size for f in rows.features}
+        self.history_sizes = {f.name: f.size or size[f.of or ""] for f in rows.of_kind("history")}
+
+    def __call__(self, index: npt.NDArray[Any] | slice) -> Batch:
+        codes = _some(self.categorical, index)
+        if (codes.view(np.uint32) >= self.sizes).any():  # a negative code is a huge unsigned one
+            self._complain(codes)
+        histories = {}
+        for name, values in self.histories.items():
+            histories[name] = past = _some(values, index)
+            if past.size and (past.view(np.uint32) >= self.history_sizes[name]).any():
+                raise ToolError(_outside(name, past, self.history_sizes[name]))
+        return Batch(
+            torch.from_numpy(codes).long(),
+            torch.from_numpy(_some(self.numeric, index)),
+            {name: torch.from_numpy(past).long() for name, past in histories.items()},
+        )
+
+    def _complain(self, codes: npt.NDArray[np.int32]) -> None:
+        for number, feature in enumerate(self.rows.of_kind("categorical")):
+            if (codes[:, number].view(np.uint32) >= feature.size).any():
+                raise ToolError(_outside(feature.name, codes[:, number], feature.size))
+
+
+def _some(values: npt.NDArray[Any], index: npt.NDArray[Any] | slice) -> npt.NDArray[Any]:
+    """A writable, contiguous copy of some rows."""
+    return values[index].copy() if isinstance(index, slice) else values.take(index, axis=0)
+
+
+def _outside(name: str, codes: npt.NDArray[np.int32], size: int) -> str:
+    wrong = codes[codes.view(np.uint32) >= size].flat[0]
+    return f"feature {name!r} has code {wrong} outside [0, {size}). Encode the log again with this schema."
+
+
+def fit(
+    network: RankingNetwork,
+    optimizer: OptimizerConfig,
+    loss: Loss,
+    rows: Rows,
+    labels: Float32,
+    seed: int,
+) -> None:
+    """Train `network` in place on `rows` and `labels` float32 [n].
+
+    Raises ToolError for labels that do not fit the loss, and for a loss or weights that stop being finite.
+    """
+    if len(rows) == 0 or len(labels) != len(rows):
+        raise ToolError(f"cannot train on {len(rows)} rows with {len(labels)} labels.")
+    _check_labels(labels, loss)
+    steps = steps_of(len(rows), optimizer.batch_size, optimizer.epochs)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _loop(network, optimizer, _LOSSES[loss], _Cutter(rows), np.asarray(labels), steps, seed)
+
+
+def _loop(
+    network: RankingNetwork,
+    optimizer: OptimizerConfig,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    cut: _Cutter,
+    labels: Float32,
+    steps: int,
+    seed: int,
+) -> None:
+    table = optimizer.embedding
+    updates = Updates(
+        network,
+        optimizer.name,
+        optimizer.args,
+        (table.name, table.args) if table else None,
+        batch_size=optimizer.batch_size,
+    )
+    schedule = optimizer.schedule
+    half = optimizer.precision == "bfloat16"
+    network.train()
+    for step, index in enumerate(batches(len(labels), optimizer.batch_size, steps, seed)):
+        target = torch.from_numpy(labels.take(index))
+        updates.scale(schedule_factor(schedule.name, schedule.args, step, steps))
+        updates.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = network(cut(index))
+        loss = loss_of(logits, target)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ToolError(_diverged(f"the loss is {value}", step, steps))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if optimizer.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(updates.weights(), optimizer.grad_clip)
+        updates.step()
+    updates.zero_grad()
+    for name, weight in network.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ToolError(_diverged(f"weights {name!r} are not finite", steps - 1, steps))
+
+
+def _diverged(what: str, step: int, steps: int) -> str:
+    return (
+        f"training diverged: {what} at step {step + 1} of {steps}. "
+        "Try a smaller optimizer.args.lr, optimizer.grad_clip 1.0, or a warmup in optimizer.schedule.args."
+    )
+
+
+def _check_labels(labels: Float32, loss: Loss) -> None:
+    low, high = float(np.min(labels)), float(np.max(labels))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ToolError("labels must be finite: reward.label gives NaN or inf. Guard divisions and NULLs.")
+    if loss == "bce" and not (low >= 0 and high <= 1):
+        raise ToolError(
+            f"labels must lie in [0, 1] for reward.loss bce, got [{low:g}, {high:g}]. "
+            "Clamp reward.label with LEAST and GREATEST, or use mse or huber."
+        )
+
+
+def predict(network: RankingNetwork, loss: Loss, rows: Rows) -> Float32:
+    """Expected label of each row, float32 [n]: sigmoid of the logit for bce, the output itself otherwise."""
+    scores = np.empty(len(rows), dtype=np.float32)
+    cut = _Cutter(rows)
+    network.eval()
+    with one_thread(), torch.inference_mode():
+        for start in range(0, len(rows), SCORED_AT_ONCE):
+            part = slice(start, start + SCORED_AT_ONCE)
+            logits = network(cut(part))
+            scores[part] = (logits.sigmoid() if loss == "bce" else logits).numpy()
+    return scores
+
+
+def to_weights(network: RankingNetwork) -> dict[str, npt.NDArray[Any]]:
+    """The network's parameters by name, float32."""
+    return {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+
+
+def load(plan: Plan, features: tuple[Feature, ...], weights: Weights) -> RankingNetwork:
+    """A network around `weights`, sharing their memory. ToolError for a missing, extra or misshapen array."""
+    with torch.device("meta"):
+        network = RankingNetwork(plan, features)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if set(wanted) != set(weights):
+        missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+        raise ToolError(f"these weights are of another Φ: missing {missing}, unexpected {extra}.")
+    state = {}
+    for name, shape in wanted.items():
+        array = np.asarray(weights[name])
+        if array.shape != shape or array.dtype != np.float32:
+            raise ToolError(f"weights {name!r} must be float32 {shape}, got {array.dtype} {array.shape}.")
+        state[name] = torch.from_numpy(array if array.flags.writeable else array.copy())
+    network.load_state_dict(state, assign=True)
+    return network
