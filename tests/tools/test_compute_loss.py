@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evorank.model.errors import RefusedDelta, ToolError
+from evorank.tools import workbench
+from evorank.tools.compute_loss import compute_loss, final_comparison
+
+
+def test_a_candidate_that_learns_more_is_better_and_says_so_in_numbers(bench):
+    found = compute_loss({"lr": 0.5, "steps": 150, "label": "click"}, bench)
+    assert found.verdict == "better", found.reason
+    assert found.high < 0
+    assert found.low <= found.difference <= found.high
+    assert found.effort == "full"
+    assert found.seeds == [0, 1, 2, 3]
+    assert found.candidate.loss - found.production.loss == pytest.approx(found.difference, abs=1e-6)
+    assert found.candidate.auc > found.production.auc
+    assert f"{found.difference:+.5f}" in found.reason
+
+
+def test_production_against_itself_is_equal(bench):
+    found = compute_loss(dict(bench.production), bench)
+    assert (found.verdict, found.difference) == ("equal", 0.0)
+
+
+def test_a_candidate_that_is_clearly_worse_stops_after_one_seed(bench):
+    found = compute_loss({"lr": 0.5, "shift": 3.0, "label": "click"}, bench)
+    assert found.verdict == "worse"
+    assert found.seeds == [0]
+    assert found.low > 0
+    assert found.reason.startswith("Stopped with the first seed")
+
+
+def test_the_same_quality_with_fewer_parameters_is_cheaper(bench):
+    found = compute_loss(bench.production | {"parameters": 500}, bench)
+    assert found.verdict == "cheaper"
+    assert "500 parameters instead of 1,000" in found.reason
+
+
+def test_the_same_quality_in_less_training_time_is_cheaper(bench):
+    bench.production = bench.production | {"burn": 0.4}
+    found = compute_loss(bench.production | {"burn": 0.0}, bench)
+    assert found.verdict == "cheaper"
+    assert "training CPU-seconds" in found.reason
+
+
+def test_a_large_log_is_tried_on_a_slice_first(bench, monkeypatch):
+    monkeypatch.setattr(workbench, "SLICE_ABOVE", 5_000)
+    monkeypatch.setattr(workbench, "SLICE_ROWS", 3_000)
+    found = compute_loss({"lr": 0.5, "shift": 3.0, "label": "click"}, bench)
+    assert (found.verdict, found.effort) == ("worse", "slice")
+    train = bench.train_slice("slice")
+    assert (train.stop - train.start, train.stop) == (3_000, bench.dataset.bounds["train"].stop)
+    assert compute_loss({"lr": 0.5, "steps": 150, "label": "click"}, bench).effort == "full"
+
+
+def test_an_invalid_candidate_is_refused_before_any_training(bench):
+    with pytest.raises(RefusedDelta, match="/lr must be a positive number"):
+        compute_loss({"lr": -1, "label": "click"}, bench)
+    assert not list(bench.cache.directory.glob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "maximum", "candidate"),
+    [("parameters", 900, {}), ("latency_ms", 1e-6, {"l2": 0.1}), ("train_cpu_seconds", 0.2, {"burn": 0.4})],
+)
+def test_a_candidate_over_a_guardrail_is_refused(bench, metric, maximum, candidate):
+    class Guardrail:
+        pass
+
+    rail = Guardrail()
+    rail.metric, rail.maximum = metric, maximum
+    bench.surface.spec.guardrails.append(rail)
+    with pytest.raises(RefusedDelta, match=f"breaks the guardrail {metric} <="):
+        compute_loss(bench.production | candidate, bench)
+
+
+def test_losses_of_different_rewards_are_never_compared(bench):
+    with pytest.raises(ToolError, match=r"losses of different rewards.*compute_eval"):
+        compute_loss({"lr": 0.5, "label": '"like"'}, bench)
+
+
+def test_a_broken_training_is_a_tool_error(bench):
+    with pytest.raises(ToolError, match="no rows left"):
+        compute_loss(bench.production | {"fault": "raise"}, bench)
+
+
+def test_the_final_comparison_scores_the_test_period(bench):
+    found = final_comparison({"lr": 0.5, "steps": 150, "label": "click"}, bench, [5, 6, 7])
+    test = bench.dataset.bounds["test"]
+    assert (found.effort, found.seeds, found.rows) == ("test", [5, 6, 7], test.stop - test.start)
+    assert found.verdict == "better"
+    with pytest.raises(ToolError, match="at least two different seeds"):
+        final_comparison(bench.production, bench, [1, 1])
+
+
+def test_the_metrics_are_those_of_the_predictions(bench):
+    found = compute_loss(dict(bench.production), bench)
+    labels = np.asarray(bench.labels(bench.system.objective(bench.production)))
+    predictions = bench.evaluate(bench.production, 0).predictions
+    assert found.production.calibration == pytest.approx(predictions.sum() / labels.sum(), rel=0.05)
+    assert found.production.samples_per_cpu_second * found.production.train_cpu_seconds == pytest.approx(
+        bench.dataset.bounds["train"].stop
+    )

@@ -1,0 +1,177 @@
+"""Workbench: what every tool needs of a surface: data, system, and trainings that are never repeated.
+
+It knows nothing of verdicts. The parent process stays light: checks and trainings run in the executor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from evorank.model.delta import fingerprint
+from evorank.model.errors import Finding
+from evorank.model.system import Float32, Int32, Objective, Phi
+from evorank.tools.cache import EvaluationCache
+from evorank.tools.comparison import Effort
+from evorank.tools.evaluator.executor import Evaluation, Executor, Job
+
+if TYPE_CHECKING:
+    from evorank.surfaces.surface import Surface
+
+__all__ = ["Progress", "Workbench"]
+
+Progress = Callable[[str], None]
+"""Told in a few words what is being done."""
+
+SLICE_ABOVE = 200_000
+"""Logs with more training rows than this are tried on a slice first."""
+SLICE_ROWS = 100_000
+
+
+class Workbench:
+    """A surface, an executor and a cache. `seeds` is how many paired trainings a full comparison takes."""
+
+    def __init__(self, surface: Surface, executor: Executor, cache: Path, seeds: int = 4) -> None:
+        if seeds < 2:
+            raise ValueError(f"seeds must be at least 2 to tell a difference from noise, got {seeds}")
+        self.surface, self.executor, self.seeds = surface, executor, seeds
+        self.dataset = surface.dataset()
+        self.system = surface.system()
+        self.production: Phi = surface.production()
+        self.cache = EvaluationCache(Path(cache))
+
+    def check(self, phi: Phi) -> list[Finding]:
+        """Everything wrong with Φ that can be known without training, guardrails on its size included."""
+        findings = self.executor.check(self.dataset.directory, self._system_name, self.production, phi)
+        if findings:
+            return findings
+        return self.exceeded(parameters=float(self.system.cost(phi).parameters))
+
+    def exceeded(self, **measured: float) -> list[Finding]:
+        """Guardrails of the surface that the measured values break, as findings."""
+        return [
+            Finding(
+                "",
+                f"breaks the guardrail {rail.metric} <= {rail.maximum:g}",
+                measured[rail.metric],
+                "Propose something cheaper.",
+            )
+            for rail in self.surface.spec.guardrails
+            if rail.metric in measured and measured[rail.metric] > rail.maximum
+        ]
+
+    def evaluate(self, phi: Phi, seed: int, effort: Effort = "full") -> Evaluation:
+        """Train `phi` and predict the scored rows, or find it in the cache. ToolError if it fails."""
+        return self.evaluate_many([(phi, seed)], effort)[0]
+
+    def evaluate_many(self, wanted: Sequence[tuple[Phi, int]], effort: Effort = "full") -> list[Evaluation]:
+        """Evaluations in the order of `wanted`, trained side by side; the same Φ and seed only once."""
+        keys = [self._key(phi, seed, effort) for phi, seed in wanted]
+        jobs = dict(zip(keys, wanted, strict=True))
+        done: dict[str, Evaluation] = {}
+        with ExitStack() as locks:
+            running: dict[str, str] = {}
+            try:
+                # Everybody locks in the order of the keys, so that no two wait for each other.
+                for key in sorted(jobs):
+                    locks.enter_context(self.cache.lock(key))
+                    found = self.cache.load(key)
+                    if found is not None and len(found.predictions) == self._score_rows(effort):
+                        done[key] = found
+                    else:
+                        running[key] = self.executor.submit(self._job(*jobs[key], effort))
+                for key in list(running):
+                    done[key] = self.executor.result(running[key])
+                    del running[key]
+                    self.cache.store(key, done[key])
+            finally:
+                for job in running.values():
+                    self.executor.cancel(job)
+        return [done[key] for key in keys]
+
+    def train_slice(self, effort: Effort) -> slice:
+        """Rows to train on: the training period, or its most recent part."""
+        train = self.dataset.bounds["train"]
+        if effort != "slice":
+            return train
+        rows = max(SLICE_ROWS, (train.stop - train.start) // 10)
+        return slice(max(train.start, train.stop - rows), train.stop)
+
+    def score_slice(self, effort: Effort) -> slice:
+        """Rows to predict: the validation period; the test period for final reporting only."""
+        return self.dataset.bounds["test" if effort == "test" else "validation"]
+
+    @property
+    def has_slice(self) -> bool:
+        train = self.dataset.bounds["train"]
+        return bool(train.stop - train.start > SLICE_ABOVE)
+
+    def labels(self, objective: Objective, effort: Effort = "full") -> Float32:
+        """Labels of the scored rows, float32 [n]."""
+        labels = self.dataset.labels(objective, upto="test" if effort == "test" else "validation")
+        return labels[self.score_slice(effort)]
+
+    def users(self, effort: Effort = "full") -> Int32:
+        """User number of the scored rows, int32 [n]."""
+        return self.dataset.users(self.score_slice(effort))
+
+    def user_codes(self, effort: Effort = "full") -> npt.NDArray[np.intp]:
+        """The same users, renumbered 0 .. g - 1 without gaps."""
+        return np.unique(self.users(effort), return_inverse=True)[1]
+
+    def _score_rows(self, effort: Effort) -> int:
+        rows = self.score_slice(effort)
+        return int(rows.stop - rows.start)
+
+    def _job(self, phi: Phi, seed: int, effort: Effort) -> Job:
+        objective = self.system.objective(phi)
+        train, score = self.train_slice(effort), self.score_slice(effort)
+        return Job(
+            dataset=self.dataset.directory,
+            system=self._system_name,
+            production=self.production,
+            phi=phi,
+            # Test labels stay out of the workers' reach: training rows are in this file as well.
+            label_path=self.dataset.label_path(objective, upto="validation"),
+            loss=objective.loss,
+            seed=seed,
+            train=(train.start, train.stop),
+            score=(score.start, score.stop),
+        )
+
+    def _key(self, phi: Phi, seed: int, effort: Effort) -> str:
+        train, score = self.train_slice(effort), self.score_slice(effort)
+        return EvaluationCache.key(
+            {
+                "phi": fingerprint(phi),
+                "data": self.dataset.key,
+                "seed": seed,
+                "train": [train.start, train.stop],
+                "score": [score.start, score.stop],
+                "system": self._system_name,
+                "source": self._source,
+            }
+        )
+
+    @property
+    def _system_name(self) -> str:
+        return self.surface.spec.system
+
+    @cached_property
+    def _source(self) -> str:
+        """Hash of the code that trains: the class's own file, and for the built-in ranker all of model/."""
+        path = Path(inspect.getfile(type(self.system)))
+        ours = type(self.system).__module__.startswith("evorank.")
+        files = sorted(path.parent.glob("*.py")) if ours else [path]
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
