@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 RESERVED = frozenset({"inputs", "fields"})
+LOOKUPS = frozenset({"wide", "embed"})  # a weight or vector per id: large, and cheap per impression
 
 MAX_BINDINGS = 100
 MAX_CALLS = 1_000  # in the whole network
@@ -146,14 +147,13 @@ class _Planner:
         self.layers = layers
         self.shapes: dict[Node, Shape] = {}
         self.done: dict[str, Binding | None] = {}
+        self.lookups: dict[Node, int] = {}
 
     def plan(self) -> Plan:
         self._parse_all()
         if "output" not in self.layers:
-            self._note(
-                POINTER,
-                Refusal("must define 'output'", sorted(self.layers), did_you_mean("output", [*self.layers])),
-            )
+            hint = "Name the last expression 'output'."
+            self._note(POINTER, Refusal("must define 'output'", sorted(self.layers), hint))
         order = self._ordered()
         for name in order:
             self._infer(name)
@@ -259,9 +259,8 @@ class _Planner:
         if feature is None:
             if name in FUNCTIONS:
                 raise Refusal(f"{name!r} is a function", hint=f"Call it: {FUNCTIONS[name]}.")
-            raise Refusal(
-                f"no feature or binding is called {name!r}", hint=did_you_mean(name, self._vocabulary())
-            )
+            hint = did_you_mean(name, self._vocabulary())
+            raise Refusal(f"no feature or binding is called {name!r}", hint=hint)
         if feature.kind == "history":
             return Sequence(feature.length, self.dim)
         return Vector(1 if feature.kind == "numeric" else self.dim)
@@ -296,6 +295,8 @@ class _Planner:
                 checked.append(value)
             bound[parameter.name] = tuple(checked) if parameter.repeated else checked[0]
         shape, own = signature.rule(**bound)
+        if call.function in LOOKUPS:
+            self.lookups[call] = own
         return shape, own + below
 
     def _argument(self, node: Node, parameter: Parameter, signature: Signature) -> tuple[Any, int]:
@@ -341,17 +342,15 @@ class _Planner:
         tables = {table_of(f): self._table_size(f) for f in features if f.kind != "numeric"}
         head = bindings[-1].shape != Vector(1)
         made = Plan(bindings, shapes, features, self.dim, tables, head)
-        for limit, size, what in (
-            (MAX_DENSE_PARAMETERS, made.dense_parameters, "parameters besides the embedding tables"),
-            (MAX_PARAMETERS, made.parameters, "parameters"),
-        ):
-            if size > limit:
-                hint = (
-                    "Make layers narrower, or give cross a rank."
-                    if "besides" in what
-                    else "Lower embedding_dim."
-                )
-                raise RefusedDelta([Finding(POINTER, f"must have at most {limit:,} {what}", size, hint)])
+        looked_up = sum(self.lookups.get(part, 0) for b in bindings for part in walk(b.node))
+        multiplied = made.dense_parameters - looked_up
+        if multiplied > MAX_DENSE_PARAMETERS:
+            rule = f"must have at most {MAX_DENSE_PARAMETERS:,} parameters besides embeddings"
+            hint = "Make layers narrower, or give cross a rank."
+            raise RefusedDelta([Finding(POINTER, rule, multiplied, hint)])
+        if made.parameters > MAX_PARAMETERS:
+            rule = f"must have at most {MAX_PARAMETERS:,} parameters in all"
+            raise RefusedDelta([Finding(POINTER, rule, made.parameters, "Lower embedding_dim.")])
         return made
 
     def _used_features(self, bindings: tuple[Binding, ...]) -> tuple[Feature, ...]:
@@ -376,11 +375,7 @@ class _Unknown(Exception):  # noqa: N818 - internal: a dependency has no shape, 
 
 
 def _refuse_feature(where: str, node: Node, kinds: tuple[str, ...], known: list[str]) -> NoReturn:
-    hint = (
-        did_you_mean(node.name, known)
-        if isinstance(node, Name) and known
-        else f"There are: {', '.join(known)}."
-    )
+    hint = did_you_mean(str(node), known) if known else "This log has none."
     raise Refusal(f"{where} must be the name of a {' or '.join(kinds)} feature", str(node), hint)
 
 

@@ -191,7 +191,7 @@ def _number(value: float) -> Number:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint: the known name that is meant, or all of them."""
     known = sorted(set(known))
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    close = get_close_matches(name, known, n=1, cutoff=0.7)
     return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
 
 

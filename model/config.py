@@ -1,0 +1,308 @@
+"""`SystemConfig`: Φ of the built-in ranker, every field described, and everything that can be wrong with it.
+
+The pydantic models give the shape, and their JSON Schema is what prompts and editors show. `check_config`
+adds what a schema cannot say: layer expressions that plan, reward SQL that type-checks over this log, a
+batch that fits in memory. Arguments of optimizers and schedules are checked where torch is
+(`optimizers.py`); this module starts without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from evorank.model.components import CANNOT_RUN, check_components, layer_components
+from evorank.model.delta import check_json
+from evorank.model.errors import Finding, RefusedDelta
+from evorank.model.expression import plan
+from evorank.model.findings import findings_of
+from evorank.model.functions import MAX_EMBEDDING
+from evorank.model.sql import check_objective
+from evorank.model.system import LogSchema, Loss, Objective, Phi
+
+__all__ = [
+    "Architecture",
+    "Component",
+    "OptimizerConfig",
+    "Reward",
+    "Rule",
+    "SystemConfig",
+    "check_config",
+    "complete",
+    "default_phi",
+    "parse_config",
+]
+
+MAX_BATCH = 262_144
+MAX_ACTIVATIONS = 500_000_000  # floats of one batch: 2 GB, and as much again for gradients
+
+
+def _integral(value: Any) -> Any:
+    """JSON has one number type: 4096.0 is the integer 4096. Strict integers would refuse it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_integral)]
+Argument = bool | int | float | str | None | list[bool | int | float | str]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Rule(_Part):
+    """A named rule with arguments: an optimizer for the embedding tables, or a learning-rate schedule."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        description=(
+            "For an optimizer: a class of torch.optim, RowwiseAdagrad, or a component. For a schedule: "
+            "constant, linear, cosine, step, exponential, or a component"
+        ),
+    )
+    args: dict[str, Argument] = Field(
+        default_factory=dict,
+        max_length=20,
+        description=(
+            'Keyword arguments by name, e.g. {"lr": 0.05} or {"warmup": 0.05}; absent ones keep their '
+            "defaults"
+        ),
+    )
+
+
+class OptimizerConfig(_Part):
+    """How the network is trained."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        description=(
+            "Class of torch.optim (Adagrad, Adam, AdamW, RMSprop, SGD, NAdam, Adamax ...) or an "
+            "optimizer component. Its scale of lr is its own: about 0.01-0.3 for Adagrad and SGD, 1e-4 "
+            "to 1e-2 for Adam and RMSprop"
+        ),
+    )
+    args: dict[str, Argument] = Field(
+        default_factory=dict,
+        max_length=20,
+        description=(
+            'Keyword arguments of that class, e.g. {"lr": 0.001, "betas": [0.9, 0.999], "weight_decay": '
+            "0}; absent ones keep torch's defaults"
+        ),
+    )
+    embedding: Rule | None = Field(
+        default=None,
+        description=(
+            "Another optimizer for the embedding tables only, or null to train them with the same one. "
+            "RowwiseAdagrad keeps one statistic per row and is the fastest"
+        ),
+    )
+    batch_size: Integer = Field(
+        default=4096,
+        ge=16,
+        le=MAX_BATCH,
+        description=(
+            "Impressions per update, 16 to 262144. Larger is faster per impression and takes fewer "
+            "updates; lr usually grows with it"
+        ),
+    )
+    epochs: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description=(
+            "Passes over the training period, in (0, 100]; 0.25 trains on its latest quarter pass only. "
+            "Training cost is proportional to it"
+        ),
+    )
+    schedule: Rule = Field(
+        default_factory=lambda: Rule(name="constant"),
+        description="How the learning rate moves over the run",
+    )
+    grad_clip: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Largest norm of the gradient of all dense parameters together, or null for no clipping",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description=(
+            "Arithmetic of the dense layers in training; bfloat16 is faster and coarser, parameters stay "
+            "float32"
+        ),
+    )
+
+
+class Architecture(_Part):
+    """The network: named expressions over the features of a log."""
+
+    embedding_dim: Integer = Field(
+        default=16,
+        ge=1,
+        le=MAX_EMBEDDING,
+        description="Width of the shared embedding of every categorical feature, 1 to 512",
+    )
+    layers: dict[str, str] = Field(
+        min_length=1,
+        max_length=100,
+        description=(
+            "Let-bindings, in any order: name -> expression. A name is a feature (categorical: its "
+            "embedding; numeric: width 1; history: a sequence), `inputs` (all features side by side, "
+            "histories averaged), `fields` (all categorical embeddings as a sequence), or another "
+            "binding. Operators + - * and the listed functions. `output` is the result: of width 1 it is "
+            "the logit, otherwise dense(output, 1) is added. Each call has weights of its own; share "
+            "them through a binding"
+        ),
+    )
+
+
+class Reward(_Part):
+    """What is predicted: the label of an impression, in SQL over the log's columns."""
+
+    factors: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=50,
+        description=(
+            'Named scalar DuckDB expressions over the log\'s columns and other factors, e.g. {"watched": '
+            '"LEAST(watch_s / duration_s, 1.0)"}'
+        ),
+    )
+    label: str = Field(
+        description=(
+            "Scalar DuckDB expression over factors and columns: what the model predicts. Never NULL; in "
+            '[0, 1] for the loss bce, e.g. "clicked * watched"'
+        ),
+    )
+    loss: Loss = Field(
+        default="bce",
+        description=(
+            "bce: log-loss, for labels in [0, 1]; mse: squared error; huber: squared near zero and "
+            "linear beyond 1, for labels with outliers"
+        ),
+    )
+
+
+class Component(_Part):
+    """Code that a candidate brings along: what no listed function, optimizer or schedule can say."""
+
+    kind: Literal["layer", "activation", "optimizer", "schedule"] = Field(
+        description=(
+            "What it is used as: layer and activation are called in architecture.layers by their name, "
+            "optimizer and schedule are named in optimizer"
+        )
+    )
+    source: str = Field(
+        min_length=1,
+        max_length=20_000,
+        description=(
+            "PyTorch source that defines exactly one public class (nn.Module, Optimizer or LRScheduler) "
+            "or function"
+        ),
+    )
+    description: str = Field(
+        default="", max_length=2000, description="What it does, in a sentence, for those who read the journal"
+    )
+
+
+class SystemConfig(_Part):
+    """Φ, the complete configuration of the built-in ranker: optimizer, architecture, reward, components."""
+
+    optimizer: OptimizerConfig = Field(description="How the network is trained")
+    architecture: Architecture = Field(description="The network")
+    reward: Reward = Field(description="What the network learns to predict")
+    components: dict[str, Component] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Code by name, used by the other parts under that name. "
+        + CANNOT_RUN[0].upper()
+        + CANNOT_RUN[1:],
+    )
+
+    @property
+    def objective(self) -> Objective:
+        """The label and loss, as the protocol names them."""
+        return Objective(self.reward.label, dict(self.reward.factors), self.reward.loss)
+
+
+# --------------------------------------------------------------------------- checks
+
+
+def parse_config(phi: Phi, log: LogSchema) -> SystemConfig:
+    """Φ as a SystemConfig; RefusedDelta with every finding if it is not valid on this log."""
+    findings = check_config(phi, log)
+    if findings:
+        raise RefusedDelta(findings)
+    return SystemConfig.model_validate(phi)
+
+
+def check_config(phi: Phi, log: LogSchema) -> list[Finding]:
+    """Everything wrong with Φ on this log short of optimizer arguments; [] means valid. Never raises."""
+    if findings := check_json(phi):
+        return findings
+    try:
+        config = SystemConfig.model_validate(phi)
+    except ValidationError as error:
+        return findings_of(error, SystemConfig, phi)
+    return [
+        *check_components(config),
+        *_check_architecture(config, log),
+        *check_objective(config.objective, log.columns),
+    ]
+
+
+def complete(phi: Phi) -> Phi:
+    """A valid Φ with every field present, defaults filled in.
+
+    What a production Φ should go through before it is fingerprinted: one written by hand, or read from TOML
+    (which has no null), leaves fields out that deltas want to replace.
+    """
+    return SystemConfig.model_validate(phi).model_dump(mode="json")
+
+
+def _check_architecture(config: SystemConfig, log: LogSchema) -> list[Finding]:
+    architecture = config.architecture
+    if layer_components(config):
+        return []  # its shape is unknown; that it cannot run is said once, by check_components
+    try:
+        planned = plan(architecture.layers, log, architecture.embedding_dim, config.components)
+    except RefusedDelta as refused:
+        return list(refused.findings)
+    floats = planned.activations * config.optimizer.batch_size
+    if floats > MAX_ACTIVATIONS:
+        held = f"this network holds {planned.activations:,} per row"
+        rule = f"must keep a batch within {MAX_ACTIVATIONS:,} floats; {held}"
+        largest = max(16, MAX_ACTIVATIONS // planned.activations)
+        hint = f"Try {largest} or less, or narrower layers."
+        return [Finding("/optimizer/batch_size", rule, config.optimizer.batch_size, hint)]
+    return []
+
+
+# --------------------------------------------------------------------------- the paper's starting point
+
+
+def default_phi(
+    *,
+    label: str,
+    factors: Mapping[str, str],
+    loss: Loss = "bce",
+    batch_size: int = 4096,
+    embedding_dim: int = 16,
+) -> Phi:
+    """The paper's starting point: Adagrad at 0.1, two ReLU layers of 128, layer norm; the reward is yours."""
+    config = SystemConfig(
+        optimizer=OptimizerConfig(name="Adagrad", args={"lr": 0.1}, batch_size=batch_size),
+        architecture=Architecture(
+            embedding_dim=embedding_dim,
+            layers={
+                "h1": "relu(dense(inputs, 128))",
+                "h2": "relu(dense(h1, 128))",
+                "output": "layer_norm(h2)",
+            },
+        ),
+        reward=Reward(factors=dict(factors), label=label, loss=loss),
+    )
+    return config.model_dump(mode="json")
