@@ -25,7 +25,7 @@ from evorank.model.system import LogSchema, Loss, Objective, Phi
 __all__ = [
     "Architecture",
     "Component",
-    "OptimizerConfig",
+    "Optimizer",
     "Reward",
     "Rule",
     "SystemConfig",
@@ -73,7 +73,7 @@ class Rule(_Part):
     )
 
 
-class OptimizerConfig(_Part):
+class Optimizer(_Part):
     """How the network is trained."""
 
     name: str = Field(
@@ -211,7 +211,7 @@ class Component(_Part):
 class SystemConfig(_Part):
     """Φ, the complete configuration of the built-in ranker: optimizer, architecture, reward, components."""
 
-    optimizer: OptimizerConfig = Field(description="How the network is trained")
+    optimizer: Optimizer = Field(description="How the network is trained")
     architecture: Architecture = Field(description="The network")
     reward: Reward = Field(description="What the network learns to predict")
     components: dict[str, Component] = Field(
@@ -294,7 +294,7 @@ def default_phi(
 ) -> Phi:
     """The paper's starting point: Adagrad at 0.1, two ReLU layers of 128, layer norm; the reward is yours."""
     config = SystemConfig(
-        optimizer=OptimizerConfig(name="Adagrad", args={"lr": 0.1}, batch_size=batch_size),
+        optimizer=Optimizer(name="Adagrad", args={"lr": 0.1}, batch_size=batch_size),
         architecture=Architecture(
             embedding_dim=embedding_dim,
             layers={
