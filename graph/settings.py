@@ -57,7 +57,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(flags: Mapping[str, Any]) -> Settings:
-    """Flags over environment over evorank.toml over defaults; ConfigurationError names the field and source."""
+    """Flags over environment over evorank.toml over defaults; ConfigurationError names field and source."""
     try:
         return Settings(**flags)
     except ValidationError as error:
@@ -125,10 +125,12 @@ def _chat_model(settings: Settings) -> str:
 def _surface(settings: Settings) -> str:
     from evorank.surfaces.surface import list_surfaces, open_surface
 
-    surface = open_surface(Path(settings.home), settings.surface)
-    rows = surface.dataset().bounds
+    known = list_surfaces(Path(settings.home))
+    if settings.surface == "simulated" and "simulated" not in known:
+        return "simulated: a small generated log, made by the first run"
+    rows = open_surface(Path(settings.home), settings.surface).dataset().bounds
     counts = ", ".join(f"{bounds.stop - bounds.start:,} {period}" for period, bounds in rows.items())
-    others = ", ".join(sorted(set(list_surfaces(Path(settings.home))) - {settings.surface})) or "none"
+    others = ", ".join(sorted(set(known) - {settings.surface})) or "none"
     return f"{settings.surface} with {counts} rows; others here: {others}"
 
 
