@@ -120,6 +120,13 @@ class Journal:
             self._read_new()
             return self._watermark
 
+    def before(self, identifier: str) -> str:
+        """The watermark just before an attempt was appended; KeyError for an unknown id."""
+        with self._lock:
+            self._read_new()
+            mine = self._order[identifier]
+            return max((order for order in self._order.values() if order < mine), default="")
+
     def close(self) -> None:
         """Close the file; the journal cannot be used afterwards. Nothing is pending: appends are durable."""
         with self._lock:

@@ -1,15 +1,31 @@
-"""Typed states and records of the loops: what a step knows, and what the journal keeps of it."""
+"""Typed states and records of the loops: what a step knows, and what the journal keeps of it.
+
+Channels hold plain JSON (a checkpoint must outlive a class); nodes read them as the types written here.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import operator
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Attempt", "Outcome", "Usage"]
+from evorank.prompts.answers import Delta, Proposal
+
+__all__ = [
+    "Attempt",
+    "AttemptInput",
+    "AttemptOutput",
+    "AttemptState",
+    "OfflineInput",
+    "OfflineOutput",
+    "OfflineState",
+    "Outcome",
+    "Usage",
+]
 
 Outcome = Literal["better", "cheaper", "equal", "worse", "inconclusive", "refused", "failed", "duplicate"]
-"""`better` and `cheaper` win; `refused` never trained (invalid, or over a guardrail); `failed`: a tool or a
+"""`better` and `cheaper` win; `refused`: invalid (never trained), or over a guardrail; `failed`: a tool or a
 chat model broke on it; `duplicate`: this Φ is in the journal already."""
 
 
@@ -22,6 +38,19 @@ class Usage(BaseModel):
     output_tokens: int | None = None
     cpu_seconds: float = 0.0
     """Training and scoring, all seeds, cached evaluations not counted."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Tokens add up over the calls that reported them."""
+        return Usage(
+            calls=self.calls + other.calls,
+            input_tokens=_sum(self.input_tokens, other.input_tokens),
+            output_tokens=_sum(self.output_tokens, other.output_tokens),
+            cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+        )
+
+
+def _sum(one: int | None, two: int | None) -> int | None:
+    return None if one is None and two is None else (one or 0) + (two or 0)
 
 
 class Attempt(BaseModel):
@@ -64,3 +93,92 @@ class Attempt(BaseModel):
     started_at: str = ""
     """ISO 8601, UTC."""
     seconds: float = 0.0
+
+    @property
+    def won(self) -> bool:
+        """Whether this candidate may go online."""
+        return self.outcome in ("better", "cheaper")
+
+    def summary(self) -> dict[str, Any]:
+        """What a table, an event or another app needs: without Φ, prompts' material and both arms' metrics."""
+        comparison = self.comparison or {}
+        keep = ("metric", "difference", "low", "high", "effort")
+        fields = {"id", "run", "step", "surface", "persona", "category", "hypothesis", "changes", "outcome"}
+        fields |= {"reason", "fingerprint", "repairs", "usage", "seconds"}
+        return self.model_dump(mode="json", include=fields) | {
+            "comparison": {name: comparison[name] for name in keep if name in comparison} or None
+        }
+
+
+class AttemptInput(BaseModel):
+    """One step as `dispatch` hands it out. `since` and `before` say which journal records it may see."""
+
+    run: str = Field(description="Name of the run")
+    step: int = Field(ge=0, description="Number of the step in its run, from 0")
+    persona: str = Field(description="Who proposes")
+    seed: int = Field(default=0, description="Seed of the embedded engineer for this step")
+    since: str = Field(default="", description="Journal watermark when the run began: other runs up to here")
+    before: int = Field(default=0, description="First step of the batch: this run's steps below it")
+    context: dict[str, Any] | None = Field(default=None, description="As in OfflineInput")
+
+
+class AttemptOutput(BaseModel):
+    finished: int = 0
+    """1: this step is in the journal."""
+
+
+class AttemptState(AttemptInput, AttemptOutput):
+    """What one step knows on its way from think to record."""
+
+    started: float = 0.0
+    """Unix seconds."""
+    proposal: Proposal | None = None
+    insights: list[dict[str, Any]] = Field(default_factory=list)
+    delta: Delta | None = None
+    findings: list[dict[str, Any]] = Field(default_factory=list)
+    repairs: int = 0
+    base: str = ""
+    patch: list[dict[str, Any]] = Field(default_factory=list)
+    changes: list[dict[str, Any]] = Field(default_factory=list)
+    phi: dict[str, Any] | None = None
+    fingerprint: str | None = None
+    outcome: Outcome | None = None
+    """Set by whichever node ends the attempt; the next stop is then record."""
+    reason: str = ""
+    comparison: dict[str, Any] | None = None
+    usage: Usage = Field(default_factory=Usage)
+
+
+class OfflineInput(BaseModel):
+    """What a run is asked for. A run that exists goes on: `steps` counts those it has already."""
+
+    steps: int = Field(default=4, ge=1, le=1_000_000, description="How many candidates the run shall try in all")
+    run: str | None = Field(
+        default=None, description="Name of the run, to go on with one in the journal; empty: a new one"
+    )
+    context: dict[str, Any] | None = Field(
+        default=None,
+        description="evorank's context, when this graph is a node of a graph with another context of its own",
+    )
+
+
+class OfflineOutput(BaseModel):
+    """What a run found. The journal holds the whole of it."""
+
+    run: str | None = None
+    attempts: list[dict[str, Any]] = Field(default_factory=list)
+    """`Attempt.summary()` of every step so far, in order."""
+    best: dict[str, Any] | None = None
+    """The summary of the attempt that lowered the loss most beyond noise, None if none did."""
+    stopped: str | None = None
+    """Why the run ended before its last step: "interrupted", "budget: ..." or "chat model: ..."."""
+
+
+class OfflineState(OfflineInput, OfflineOutput):
+    """Constant in size, however long the run: what was tried is in the journal, not here."""
+
+    since: str | None = None
+    batch: list[dict[str, Any]] = Field(default_factory=list)
+    """AttemptInput of the steps that `dispatch` sends out next."""
+    finished: Annotated[int, operator.add] = 0
+    """Steps that came back to this thread."""

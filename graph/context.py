@@ -1,0 +1,244 @@
+"""What a run is given: a `Context` anyone can write as JSON, and the `Session` of live handles it opens.
+
+Sessions are kept per process, because worker processes and the encoded log cost seconds to open: the same
+context gives the same session, and contexts that share a surface share its workers and its journal.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.runtime import Runtime
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+
+from evorank.graph.ask import chat_model
+from evorank.graph.journal import BUSY_SECONDS, Journal, explained
+from evorank.model.delta import fingerprint
+from evorank.model.errors import ConfigurationError
+from evorank.model.expression import FUNCTIONS
+from evorank.model.ranker import NeuralRanker
+from evorank.personas.persona import Persona, load_personas
+from evorank.surfaces.surface import Surface, open_surface
+from evorank.tools.evaluator.executor import Executor, LocalPool
+from evorank.tools.workbench import Workbench
+
+__all__ = ["Context", "Session", "chat_model", "close_sessions", "context_of", "open_session"]
+
+PROPOSERS = ("optimizer", "architecture", "reward")
+Made = TypeVar("Made")
+
+
+class Context(BaseModel):
+    """Settings of a run. Every field is optional; live handles are for programs and are not part of the form."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    surface: str = Field("simulated", min_length=1, description="Surface to improve")
+    home: str | None = Field(
+        None, description="Folder of everything a run reads and writes; empty: $EVORANK_HOME, or .evorank"
+    )
+    model: str | None = Field(
+        None,
+        description="Chat model as provider:model, e.g. google_genai:gemini-2.5-pro; empty: the embedded "
+        "engineer, a search algorithm that needs no key",
+    )
+    personas: list[str] | None = Field(
+        None,
+        description="Only these personas propose; empty: all that the surface allows",
+        json_schema_extra={"examples": [["optimizer", "architecture"]]},
+    )
+    seed: int = Field(0, ge=0, description="Seed of the proposals; training seeds are always 0, 1, 2 ...")
+    seeds: int = Field(4, ge=2, le=32, description="Paired trainings of a candidate that survives the first")
+    parallel: int = Field(
+        4, ge=1, le=64, description="Candidates in flight; each batch sees the journal as it was before it"
+    )
+    workers: int | None = Field(None, ge=1, le=256, description="Training processes; empty: one per core")
+    steering: list[str] = Field(
+        default_factory=list, description="Wishes of the operator that every proposal must heed, a sentence each"
+    )
+    max_calls: int | None = Field(None, ge=1, description="Budget of a run: calls to the chat model")
+    max_tokens: int | None = Field(None, ge=1, description="Budget of a run: input and output tokens reported")
+    max_cpu_seconds: float | None = Field(
+        None, gt=0, description="Budget of a run: CPU-seconds of training and scoring"
+    )
+    chat_model: SkipJsonSchema[BaseChatModel | None] = Field(default=None, exclude=True)
+    """A live chat model in place of `model`."""
+    executor: SkipJsonSchema[Any] = Field(default=None, exclude=True)
+    """A live executor in place of a local pool of `workers`; closed by whoever made it."""
+
+    def home_path(self) -> Path:
+        """Absolute, so that a later change of the working directory does not split a run in two."""
+        return Path(self.home or os.environ.get("EVORANK_HOME") or ".evorank").expanduser().absolute()
+
+
+class Session:
+    """A context's live handles. Made by `open_session`; safe to share between threads."""
+
+    def __init__(self, context: Context, workbench: Workbench, journal: Journal) -> None:
+        self.context = context
+        self.home = context.home_path()
+        self.workbench = workbench
+        self.surface = workbench.surface
+        self.journal = journal
+        self.production_fingerprint = fingerprint(workbench.production)
+        own = self.home / "personas"
+        self.personas: dict[str, Persona] = load_personas(own if own.is_dir() else None)
+        self.switched_off: dict[str, str] = {}
+        """Persona -> why it does not propose on this surface."""
+        self.proposers = self._proposers()
+        ours = isinstance(workbench.system, NeuralRanker)
+        self.functions = {str(each): each.doc for each in FUNCTIONS.values()} if ours else {}
+        """What prompts say of the layer language: signature -> one line. Empty for other systems."""
+        self.stop = threading.Event()
+        self.stop_reason: str | None = None
+
+    def request_stop(self, reason: str) -> None:
+        """Let running steps finish and begin no further batch, in every run of this session."""
+        self.stop_reason = reason
+        self.stop.set()
+
+    def chat(self, step: int) -> BaseChatModel:
+        """The chat model for a step; the embedded engineer is seeded by the context's seed and the step."""
+        return self.context.chat_model or chat_model(self.context.model, self.seed(step))
+
+    def seed(self, step: int) -> int:
+        digest = hashlib.sha256(f"{self.context.seed}/{step}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+    @property
+    def model_name(self) -> str:
+        """How the journal names who proposed."""
+        if self.context.chat_model is not None:
+            return self.context.chat_model._llm_type
+        return self.context.model or "embedded engineer"
+
+    @contextmanager
+    def checkpointer(self) -> Iterator[SqliteSaver]:
+        """Where runs keep their place: HOME/runs/checkpoints.sqlite. Raises JournalError as the journal does.
+
+        Apart from the journal, because a run's states are many and of no use once it is complete.
+        """
+        path = self.home / "runs" / "checkpoints.sqlite"
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+            try:
+                yield SqliteSaver(connection)
+            finally:
+                connection.close()
+
+    def _proposers(self) -> list[str]:
+        patchable = self.workbench.system.patchable()
+        asked = self.context.personas
+        wanted = [*PROPOSERS, *sorted(set(patchable) - set(PROPOSERS))] if asked is None else asked
+        for name in wanted:
+            if name not in self.personas:
+                known = ", ".join(sorted(set(self.personas) & set(patchable)))
+                self.switched_off[name] = f"there is no persona {name!r}; known are {known}"
+            elif name not in patchable:
+                self.switched_off[name] = f"system {self.surface.spec.system} lets it patch nothing"
+            elif "compute_eval" in self.personas[name].tools and self.surface.reward_persona_off:
+                self.switched_off[name] = self.surface.reward_persona_off or ""
+        proposers = [name for name in dict.fromkeys(wanted) if name not in self.switched_off]
+        if asked is not None and len(proposers) < len(set(asked)) or not proposers:
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.switched_off.items())
+            raise ConfigurationError(f"`personas` must name personas that can work here, got {asked} ({why}).")
+        return proposers
+
+
+_lock = threading.RLock()
+_sessions: dict[object, Session] = {}
+_shared: dict[object, tuple[Any, Callable[[], None]]] = {}
+
+
+def open_session(context: Context) -> Session:
+    """The session of a context, opened on first use (seconds: a log is encoded, workers start).
+
+    Raises ConfigurationError (unknown surface, persona, model string), LogError, JournalError.
+    """
+    home = context.home_path()
+    live = (id(context.chat_model), id(context.executor))
+    key = (home, context.model_dump_json(exclude={"home"}), live)
+    with _lock:
+        if key not in _sessions:
+            if context.chat_model is None and context.model is not None:
+                chat_model(context.model, 0)  # a wrong name is told now, not after the log is encoded
+            surface = open_surface(home, context.surface)
+            executor = context.executor or _share(
+                ("pool", context.workers), lambda: LocalPool(context.workers), LocalPool.close
+            )
+            bench: Workbench = _share(
+                ("bench", home, context.surface, context.seeds, id(executor)),
+                lambda: Workbench(surface, executor, home / "cache", context.seeds),
+                lambda _: None,
+            )
+            journal = _share(("journal", home), lambda: Journal.open(home), Journal.close)
+            _sessions[key] = Session(context, bench, journal)
+        return _sessions[key]
+
+
+def _share(key: object, make: Callable[[], Made], close: Callable[[Made], None]) -> Made:
+    if key not in _shared:
+        made = make()
+        _shared[key] = (made, lambda: close(made))
+    value: Made = _shared[key][0]
+    return value
+
+
+def close_sessions() -> None:
+    """Close every session of this process: workers end, files are closed. The next open starts afresh."""
+    with _lock:
+        _sessions.clear()
+        while _shared:
+            _shared.popitem()[1][1]()
+
+
+atexit.register(close_sessions)
+
+
+def context_of(given: Mapping[str, Any] | None, runtime: Runtime[Any]) -> Context:
+    """The evorank context of a node, wherever the graph runs.
+
+    In this order: `given`, the graph's input field `context`; the runtime's context when it is ours (or a
+    mapping, as a server sends it); its field or attribute `evorank`, when this graph is a node of a graph
+    with another context of its own; the defaults when there is no context at all.
+
+    Raises ConfigurationError when a foreign context says nothing about evorank, and for wrong fields.
+    """
+    if given is not None:
+        return _parse(given)
+    found: Any = runtime.context
+    if found is None or isinstance(found, Context):
+        return found or Context()
+    inner = found.get("evorank") if isinstance(found, Mapping) else getattr(found, "evorank", None)
+    if inner is not None:
+        return inner if isinstance(inner, Context) else _parse(inner)
+    if isinstance(found, Mapping):
+        return _parse(found)
+    raise ConfigurationError(
+        f"`context` of the surrounding graph is a {type(found).__name__}, which says nothing about evorank. "
+        'Give the input field `context` ({} for the defaults), or give that class a field "evorank".'
+    )
+
+
+def _parse(fields: Mapping[str, Any]) -> Context:
+    try:
+        return Context.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "context"
+        known = ", ".join(name for name, field in Context.model_fields.items() if not field.exclude)
+        raise ConfigurationError(
+            f"`context.{name}`: {first['msg']}, got {first['input']!r}. Fields are {known}."
+        ) from error

@@ -1,0 +1,135 @@
+"""The offline loop: batches of attempts in parallel, until the steps are done, a budget is spent, or a stop.
+
+    START -> dispatch --Send x parallel--> attempt -> dispatch ... -> finish -> END
+
+A batch is one superstep on purpose: its attempts all see the journal as it was before the batch, so a run with
+the same seed makes the same proposals however its trainings happen to be scheduled. Which steps are left is read
+from the journal, so a run can be taken up by its name under any checkpointer, or none.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+
+from evorank.graph.attempt import attempt_builder
+from evorank.graph.context import Context, Session, context_of, open_session
+from evorank.graph.state import Attempt, AttemptInput, OfflineInput, OfflineOutput, OfflineState
+
+__all__ = ["best_attempt", "builder", "graph"]
+
+
+def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
+    """Decide who tries what next: the missing steps of the first incomplete batch, or none.
+
+    Batches have fixed borders (0, parallel, 2 * parallel ...), so that a run that was interrupted goes on
+    with the very batch it lost.
+    """
+    session = open_session(context_of(state.context, runtime))
+    run = state.run or uuid.uuid4().hex[:12]
+    attempts = session.journal.attempts(run=run)
+    since = _since(session, attempts) if state.since is None or state.run != run else state.since
+    update: dict[str, Any] = {"run": run, "since": since, "batch": [], "stopped": None}
+    done = {attempt.step for attempt in attempts}
+    left = [step for step in range(state.steps) if step not in done]
+    if not left:
+        return update
+    if reason := _reason_to_stop(session, attempts):
+        return update | {"stopped": reason}
+    size = session.context.parallel
+    first = left[0] // size * size
+    batch = [
+        AttemptInput(
+            run=run,
+            step=step,
+            persona=session.proposers[step % len(session.proposers)],
+            seed=session.seed(step),
+            since=since,
+            before=first,
+            context=state.context,
+        )
+        for step in left
+        if step < first + size
+    ]
+    return update | {"batch": [each.model_dump() for each in batch]}
+
+
+def fan_out(state: OfflineState) -> list[Send] | str:
+    """One attempt per step of the batch, side by side; finish when there is none."""
+    return [Send("attempt", each) for each in state.batch] or "finish"
+
+
+def finish(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
+    """What the run found, from the journal."""
+    session = open_session(context_of(state.context, runtime))
+    attempts = sorted(session.journal.attempts(run=state.run), key=lambda attempt: attempt.step)
+    best = best_attempt(attempts)
+    return {
+        "attempts": [attempt.summary() for attempt in attempts],
+        "best": best.summary() if best else None,
+    }
+
+
+def best_attempt(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The attempt that lowered the loss most, of those better than production beyond noise.
+
+    A new reward is left out: its alignment is another scale, and its loss cannot be compared.
+    """
+    wins = [
+        (attempt.comparison["difference"], attempt.step, attempt)
+        for attempt in attempts
+        if attempt.outcome == "better" and attempt.comparison and attempt.comparison["lower_is_better"]
+    ]
+    return min(wins)[2] if wins else None
+
+
+def _since(session: Session, attempts: Sequence[Attempt]) -> str:
+    """The journal as the run found it: everything before its own first record, or all there is."""
+    return session.journal.before(attempts[0].id) if attempts else session.journal.watermark()
+
+
+def _reason_to_stop(session: Session, attempts: Sequence[Attempt]) -> str | None:
+    context = session.context
+    if session.stop.is_set():
+        return session.stop_reason or "stopped"
+    spent = {
+        "calls": float(sum(attempt.usage.calls for attempt in attempts)),
+        "tokens": float(
+            sum((each.usage.input_tokens or 0) + (each.usage.output_tokens or 0) for each in attempts)
+        ),
+        "cpu_seconds": sum(attempt.usage.cpu_seconds for attempt in attempts),
+    }
+    for name, amount in spent.items():
+        limit = getattr(context, f"max_{name}")
+        if limit is not None and amount >= limit:
+            return f"budget: {amount:,.0f} of {limit:,.0f} {name.replace('_', '-')} spent"
+    # A chat model that cannot even propose (wrong key, no network) fails every step in the same way.
+    last = sorted(attempts, key=lambda attempt: attempt.step)[-max(3, context.parallel) :]
+    if len(last) >= 3 and all(each.outcome == "failed" and each.category is None for each in last):
+        return f"chat model: no proposal in the last {len(last)} steps; {last[-1].reason}"
+    return None
+
+
+def offline_builder() -> StateGraph[OfflineState, Context, OfflineInput, OfflineOutput]:
+    """The uncompiled graph: compile it with a checkpointer of your own to make runs resumable in their middle."""
+    offline = StateGraph(
+        OfflineState, context_schema=Context, input_schema=OfflineInput, output_schema=OfflineOutput
+    )
+    offline.add_node("dispatch", dispatch)
+    offline.add_node("attempt", attempt_builder().compile(name="attempt"))
+    offline.add_node("finish", finish)
+    offline.add_edge(START, "dispatch")
+    offline.add_conditional_edges("dispatch", fan_out, ["attempt", "finish"])
+    offline.add_edge("attempt", "dispatch")
+    offline.add_edge("finish", END)
+    return offline
+
+
+builder = offline_builder()
+graph = builder.compile(name="offline")
+"""Compiled bare: `langgraph dev` and surrounding graphs bring their own checkpointer."""
