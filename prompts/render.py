@@ -47,16 +47,22 @@ def code(
     previous: Delta | None = None,
 ) -> list[BaseMessage]:
     """Ask for a `Delta` on `briefing.base`; with findings, for a repaired version of `previous`."""
-    return _messages("code", briefing, proposal=_proposal(proposal), findings=_findings(findings),
-                     previous=_delta(previous))
+    return _messages(
+        "code",
+        briefing,
+        proposal=_proposal(proposal),
+        findings=_findings(findings),
+        previous=_delta(previous),
+    )
 
 
 def review(
     briefing: Briefing, proposal: Proposal, delta: Delta, findings: Sequence[Finding] = ()
 ) -> list[BaseMessage]:
     """Ask the linter for a `Review` of a delta that already passed the schema (or has these findings)."""
-    return _messages("review", briefing, proposal=_proposal(proposal), delta=_delta(delta),
-                     findings=_findings(findings))
+    return _messages(
+        "review", briefing, proposal=_proposal(proposal), delta=_delta(delta), findings=_findings(findings)
+    )
 
 
 def journal_lines(journal: Sequence[Mapping[str, Any]], production: str) -> tuple[list[dict[str, Any]], int]:
@@ -120,7 +126,11 @@ def _line(attempt: Mapping[str, Any], production: str) -> dict[str, Any]:
     line["reason"] = _text(attempt.get("reason"), TEXT_LIMIT)
     if attempt.get("findings"):
         line["findings"] = _clipped(
-            [{"pointer": f.get("pointer"), "rule": _text(f.get("rule"), 200)} for f in attempt["findings"][:5]], 1000
+            [
+                {"pointer": f.get("pointer"), "rule": _text(f.get("rule"), 200)}
+                for f in attempt["findings"][:5]
+            ],
+            1000,
         )
     return line
 
@@ -194,24 +204,30 @@ def _delta(delta: Delta | None) -> dict[str, Any] | None:
 
 def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [
-        {"pointer": f.pointer, "rule": _text(f.rule, 600), "value": _text(f.value, 300), "hint": _text(f.hint, 300)}
+        {
+            "pointer": f.pointer,
+            "rule": _text(f.rule, 600),
+            "value": _text(f.value, 300),
+            "hint": _text(f.hint, 300),
+        }
         for f in findings[:20]
     ]
 
 
 def _messages(call: str, briefing: Briefing, **task: Any) -> list[BaseMessage]:
     lines, omitted = journal_lines(briefing.journal, briefing.production_fingerprint)
-    text = _environment().get_template(f"{call}.j2").render(
-        b=briefing,
-        persona=briefing.persona,
-        call=call,
-        journal=lines,
-        omitted=omitted,
-        insights=[_insight(insight) for insight in briefing.insights[-INSIGHTS:]],
-        attempts=sum(quota.done for quota in briefing.objectives.values()),
+    facts = {
+        "b": briefing,
+        "persona": briefing.persona,
+        "call": call,
+        "journal": lines,
+        "omitted": omitted,
+        "insights": [_insight(insight) for insight in briefing.insights[-INSIGHTS:]],
+        "attempts": sum(quota.done for quota in briefing.objectives.values()),
         **task,
-    )
-    system, human = text.split("\n<<<>>>\n")
+    }
+    system = _environment().get_template("system.j2").render(facts)
+    human = _environment().get_template(f"{call}.j2").render(facts)
     return [SystemMessage(system.strip() + "\n"), HumanMessage(human.strip() + "\n")]
 
 

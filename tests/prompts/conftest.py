@@ -12,7 +12,10 @@ from evorank.prompts.briefing import Briefing, Quota
 
 PHI: dict[str, Any] = {
     "optimizer": {"name": "Adagrad", "args": {"lr": 0.1}, "batch_size": 4096, "epochs": 1},
-    "architecture": {"embedding_dim": 16, "layers": {"h1": "relu(dense(inputs, 128))", "output": "layer_norm(h1)"}},
+    "architecture": {
+        "embedding_dim": 16,
+        "layers": {"h1": "relu(dense(inputs, 128))", "output": "layer_norm(h1)"},
+    },
     "reward": {"factors": {}, "label": "CAST(click AS DOUBLE)", "loss": "bce"},
 }
 

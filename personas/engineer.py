@@ -1,0 +1,210 @@
+"""The embedded engineer: a chat model that needs no key, because it is a search algorithm and not a language
+model.
+
+It reads the messages that any chat model would get, and nothing else, and answers in the form asked. Every
+hypothesis names the search that made it. The same seed and messages give the same answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from pydantic import BaseModel
+
+from evorank.model.errors import ChatModelError
+from evorank.model.system import Phi
+from evorank.personas.knobs import changes, get, put
+from evorank.personas.lint import lint
+from evorank.personas.reading import Reading, read
+from evorank.personas.rewards import rates_query
+from evorank.personas.search import Move, Search
+
+__all__ = ["EmbeddedEngineer"]
+
+SETTING = re.compile(r"`(/[^`]*)` := `([^`]*)`")
+REMOVAL = re.compile(r"without `(/[^`]*)`")
+LIMIT = 1950
+"""Characters of a hypothesis; the form allows 2000."""
+
+
+class EmbeddedEngineer(BaseChatModel):
+    """Thompson sampling, local refinement and a playbook behind the interface of a chat model."""
+
+    seed: int = 0
+
+    @property
+    def _llm_type(self) -> str:
+        return "evorank-embedded-engineer"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model_name": self._llm_type, "seed": self.seed}
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        answer = self._answer(read(messages))
+        message = AIMessage(
+            json.dumps(answer, ensure_ascii=False),
+            usage_metadata={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
+            response_metadata={"model_name": self._llm_type},
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers as `schema` (a pydantic class, or a JSON Schema for plain dicts).
+
+        With `include_raw`, a dict of `raw`, `parsed` and `parsing_error`, like every LangChain chat model.
+        """
+        parser: Runnable[Any, Any] = (
+            PydanticOutputParser(pydantic_object=schema)
+            if isinstance(schema, type) and issubclass(schema, BaseModel)
+            else JsonOutputParser()
+        )
+        if not include_raw:
+            return self | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        with_raw: Runnable[Any, Any] = RunnableMap({"raw": self})
+        return with_raw | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+    def _answer(self, reading: Reading) -> dict[str, Any]:
+        if reading.call == "think":
+            return self._think(reading)
+        if reading.call == "code":
+            return self._code(reading)
+        if reading.call == "review":
+            findings = lint(reading)
+            return {"verdict": "revise" if findings else "accept", "findings": findings}
+        raise ChatModelError(f"the embedded engineer answers think, code and review, got {reading.call!r}.")
+
+    def _think(self, reading: Reading) -> dict[str, Any]:
+        query = rates_query(reading) if "run_sql_query" in reading.tools else None
+        move = Search(reading, self.seed).propose()
+        base = reading.production if move.base is None else move.base.phi
+        text = hypothesis(reading, move, base or reading.production)
+        return {
+            "category": move.category,
+            "hypothesis": text,
+            "base": "production" if move.base is None else move.base.fingerprint,
+            "query": query,
+        }
+
+    def _code(self, reading: Reading) -> dict[str, Any]:
+        if reading.findings and reading.previous:
+            return self._repaired(reading)
+        target = stated(reading.base, reading.proposal["hypothesis"])
+        patch = changes(reading.base, target)
+        if not patch:  # another engineer's proposal, in words only: choose a delta for its base
+            move = Search(reading, self.seed).propose_from_base()
+            patch = changes(reading.base, move.phi)
+            return {"patch": patch, "explanation": f"Search step: {_words(move.turned)}."}
+        return {"patch": patch, "explanation": f"Sets {_listed([op['path'] for op in patch])}."}
+
+    def _repaired(self, reading: Reading) -> dict[str, Any]:
+        """Leave out what was found where the rest stands alone; otherwise turn other knobs of the same base."""
+        previous = (reading.previous or {})["patch"]
+        wrong = [str(finding["pointer"]) for finding in reading.findings]
+        kept = [op for op in previous if not any(_related(op["path"], pointer) for pointer in wrong)]
+        alone = all(
+            not re.match(r"/(architecture/layers|reward|components)\b", op["path"]) for op in previous
+        )
+        if alone and 0 < len(kept) < len(previous):
+            return {"patch": kept, "explanation": f"Leaves out {_listed(sorted(set(wrong)))}."}
+        search = Search(reading, self.seed, stream=1 + len(json.dumps(previous)))
+        avoid = search.touching([op["path"] for op in previous])
+        try:
+            move = search.propose_from_base(avoid)
+        except ChatModelError:  # the finding concerns every knob of this persona: another setting, then
+            move = search.propose_from_base()
+        return {"patch": changes(reading.base, move.phi), "explanation": f"Instead: {_words(move.turned)}."}
+
+
+def hypothesis(reading: Reading, move: Move, base: Phi) -> str:
+    """What the search will change and on what evidence; its values are stated so that CODE can write them."""
+    statements = []
+    for operation in changes(base, move.phi):
+        if operation["op"] == "remove":
+            statements.append(f"without `{operation['path']}`")
+        else:
+            value = json.dumps(operation["value"], ensure_ascii=False).replace("`", "\\u0060")
+            statements.append(f"`{operation['path']}` := `{value}`")
+    exact = f" Exactly: {'; '.join(statements)}."
+    words = f"Search step ({move.category}): {_words(move.turned)}. {_evidence(reading, move)}"
+    room = LIMIT - len(exact)
+    if room < 0:
+        raise ChatModelError(
+            f"the embedded engineer cannot state a change of {len(exact)} characters in one hypothesis."
+        )
+    return (words if len(words) <= room else words[: room - 1] + "…") + exact
+
+
+def stated(base: Phi, text: str) -> Phi:
+    """Base with every value that a hypothesis states; base itself where it states none."""
+    target = base
+    for pointer in REMOVAL.findall(text):
+        target = _without(target, pointer)
+    for pointer, value in SETTING.findall(text):
+        target = put(target, pointer, json.loads(value))
+    return target
+
+
+def _evidence(reading: Reading, move: Move) -> str:
+    if move.recipe:
+        return (
+            f"The playbook recommends {move.recipe} for logs like this one, and the journal has not tried it."
+        )
+    if move.base is None:
+        return f"Starts from production; {len(reading.tried)} attempts are journaled and none is this one."
+    gain = f"{move.base.gain:+.4g}" if move.base.gain is not None else "unknown"
+    return (
+        f"Starts from {move.base.fingerprint}, whose gain over production was {gain}; in a draw from the surrogate "
+        f"of {len(reading.tried)} attempts this variant came first."
+    )
+
+
+def _words(turned: Sequence[tuple[str, Any, Any]]) -> str:
+    return _listed([f"{name} from {_value(before)} to {_value(after)}" for name, before, after in turned])
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1] if items else "nothing"
+
+
+def _related(path: str, pointer: str) -> bool:
+    return (path + "/").startswith(pointer + "/") or (pointer + "/").startswith(path + "/")
+
+
+def _without(phi: Phi, pointer: str) -> Phi:
+    parent, _, last = pointer.rpartition("/")
+    members = get(phi, parent)
+    name = last.replace("~1", "/").replace("~0", "~")
+    if not isinstance(members, dict):
+        return phi
+    kept = {key: value for key, value in members.items() if key != name}
+    return put(phi, parent, kept) if parent else kept

@@ -1,0 +1,283 @@
+"""The search behind the embedded engineer: which Φ to try next, given everything tried so far.
+
+Three choices, each a Thompson draw (Thompson, 1933), so that parallel steps differ and doubt is spent on trying:
+the category by what its quota lacks, the family of knobs by what it achieved over its bases, and among some hundred
+variants the one that is best in one draw of a surrogate fitted to the journal. `exploit` takes local steps from the best
+attempts and crosses their settings; `explore` opens with recipes and jumps; `innovate` turns structural knobs.
+Deterministic given the reading and the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evorank.model.errors import ChatModelError
+from evorank.model.system import Phi
+from evorank.personas.knobs import Knob
+from evorank.personas.playbook import knobs_for, recipes_for
+from evorank.personas.reading import Reading, Tried
+from evorank.personas.surrogate import Surrogate
+
+__all__ = ["Move", "Search"]
+
+POOL = 400
+"""Variants compared before one is proposed."""
+PARENTS = 5
+ENOUGH = 3
+"""Measured attempts before the surrogate is asked."""
+SURROGATE_ROWS = 150
+
+
+@dataclass(frozen=True)
+class Move:
+    """A candidate and where it comes from. `turned` are (knob, before, after)."""
+
+    category: str
+    base: Tried | None
+    """None: production."""
+    phi: Phi
+    turned: tuple[tuple[str, Any, Any], ...]
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class _Parent:
+    phi: Phi
+    gain: float
+    tried: Tried | None
+
+
+class Search:
+    """One prompt's search. `stream` separates the draws of a repair from those of the first answer."""
+
+    def __init__(self, reading: Reading, seed: int, stream: int = 0) -> None:
+        self._reading = reading
+        key = [seed, reading.run_seed, reading.run, reading.persona, reading.step, stream]
+        digest = hashlib.sha256(json.dumps(key).encode()).digest()
+        self._rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        self._knobs = knobs_for(reading)
+        self._turnable = [k for k in self._knobs if all(reading.may_patch(p) for p in k.pointers)]
+        self._measured = _comparable(reading)
+        self._tried = {_key(t.phi) for t in reading.tried if t.phi is not None} | {_key(reading.production)}
+        parents = [
+            _Parent(t.phi, t.gain - t.noise / 4, t) for t in self._measured if t.phi and t.gain is not None
+        ]
+        parents.append(_Parent(reading.production, 0.0, None))
+        self._parents = sorted(parents, key=lambda parent: -parent.gain)
+        self._surrogate = self._fit()
+
+    def propose(self, avoid: Collection[str] = (), base: _Parent | None = None) -> Move:
+        """The next move. `avoid` names knobs not to turn. Raises ChatModelError when nothing can be turned."""
+        knobs = [knob for knob in self._turnable if knob.name not in avoid]
+        if not knobs:
+            raise ChatModelError(
+                f"persona `{self._reading.persona}` has nothing to turn under {self._reading.patchable}. Give the "
+                "schema's fields bounds, enums or booleans, or production a numeric value there."
+            )
+        category = self._category()
+        parents = [base] if base else self._parents
+        recipe = self._recipe(knobs, parents[0]) if category == "explore" and base is None else None
+        if recipe:
+            return recipe
+        for attempt in (category, "explore", "explore"):
+            pool = self._pool(attempt, knobs, parents)
+            if pool:
+                return self._best(pool, category)
+        raise ChatModelError(
+            f"persona `{self._reading.persona}` has tried everything it can turn. Widen the schema's bounds."
+        )
+
+    def propose_from_base(self, avoid: Collection[str] = ()) -> Move:
+        """The same, starting from the base that the prompt shows."""
+        return self.propose(avoid, _Parent(self._reading.base, 0.0, None))
+
+    def touching(self, pointers: Collection[str]) -> set[str]:
+        """Names of the knobs that write at, above or below these pointers."""
+        return {
+            knob.name
+            for knob in self._turnable
+            for own in knob.pointers
+            for other in pointers
+            if (own + "/").startswith(other + "/") or (other + "/").startswith(own + "/")
+        }
+
+    def _category(self) -> str:
+        quotas = self._reading.quotas
+        done = sum(quota["done"] for quota in quotas.values())
+        lacks = {
+            name: max(quota["wanted"] * (done + len(quotas)) - quota["done"], 0.05)
+            if quota["wanted"]
+            else 0.0
+            for name, quota in quotas.items()
+        }
+        if not self._measured:
+            lacks["exploit"] = 0.0  # nothing to refine yet
+        weights = np.array(list(lacks.values()))
+        if weights.sum() <= 0:
+            return "explore"
+        return str(self._rng.choice(list(lacks), p=weights / weights.sum()))
+
+    def _recipe(self, knobs: Sequence[Knob], parent: _Parent) -> Move | None:
+        """An untried recipe of the playbook, most of the time while there is one; parallel steps take different ones."""
+        names = {knob.name: knob for knob in knobs}
+        options = []
+        for title, settings in recipes_for(self._reading):
+            if not settings.keys() <= names.keys():
+                continue
+            phi = self._reading.production
+            for name, value in settings.items():
+                phi = names[name].write(phi, value)
+            if self._new(phi):
+                options.append(
+                    Move("explore", None, phi, _turned(knobs, self._reading.production, phi), title)
+                )
+        if not options or self._rng.random() > 0.75:
+            return None
+        # The first recipes are the safest bets; a step takes its own place in the queue.
+        return options[self._reading.step % min(len(options), 4)]
+
+    def _pool(
+        self, category: str, knobs: Sequence[Knob], parents: Sequence[_Parent]
+    ) -> list[tuple[_Parent, Phi]]:
+        pool: dict[str, tuple[_Parent, Phi]] = {}
+        families = self._families()
+        weights = np.array([np.exp(np.clip(families[knob.family], -3, 3)) for knob in knobs])
+        structural = [knob for knob in knobs if knob.structural]
+        for _ in range(POOL):
+            parent = parents[min(int(self._rng.geometric(0.5)) - 1, PARENTS, len(parents) - 1)]
+            if category == "exploit":
+                phi = self._refined(parent, knobs, weights, parents)
+            elif category == "innovate" and structural:
+                phi = self._jumped(parent, structural, 1)
+                phi = (
+                    self._refined(_Parent(phi, 0.0, None), knobs, weights, ())
+                    if self._rng.random() < 0.4
+                    else phi
+                )
+            else:
+                family = max(families, key=lambda name: families[name] + 0.7 * self._rng.standard_normal())
+                first = [knob for knob in knobs if knob.family == family] or list(knobs)
+                phi = self._jumped(parent, first, 1)
+                if category == "innovate" or self._rng.random() < 0.5:
+                    phi = self._jumped(_Parent(phi, 0.0, None), knobs, int(self._rng.integers(1, 4)))
+            if self._new(phi):
+                pool.setdefault(_key(phi), (parent, phi))
+        return list(pool.values())
+
+    def _refined(self, parent: _Parent, knobs: Sequence[Knob], weights: Any, mates: Sequence[_Parent]) -> Phi:
+        phi = parent.phi
+        if len(mates) > 2 and self._rng.random() < 0.25:
+            mate = mates[int(self._rng.integers(min(len(mates), 2 * PARENTS)))]
+            for knob in knobs:
+                wanted = knob.read(mate.phi)
+                if wanted in knob.settings and wanted != knob.read(phi) and self._rng.random() < 0.5:
+                    phi = knob.write(phi, wanted)
+        count = min(int(self._rng.geometric(0.55)), len(knobs), 4)
+        for index in self._rng.choice(len(knobs), size=count, replace=False, p=weights / weights.sum()):
+            phi = self._stepped(phi, knobs[int(index)])
+        return phi
+
+    def _stepped(self, phi: Phi, knob: Knob) -> Phi:
+        if not knob.ordered:
+            return self._jumped(_Parent(phi, 0.0, None), [knob], 1)
+        last = len(knob.settings) - 1
+        at = knob.position(knob.read(phi)) * last
+        step = self._rng.choice([-2, -1, 1, 2], p=[0.15, 0.35, 0.35, 0.15])
+        index = int(np.clip(round(at + step), 0, last))
+        return knob.write(phi, knob.settings[index])
+
+    def _jumped(self, parent: _Parent, knobs: Sequence[Knob], count: int) -> Phi:
+        phi = parent.phi
+        for index in self._rng.choice(len(knobs), size=min(count, len(knobs)), replace=False):
+            knob = knobs[int(index)]
+            now = knob.read(phi)
+            others = [setting for setting in knob.settings if setting != now]
+            if others:
+                phi = knob.write(phi, others[int(self._rng.integers(len(others)))])
+        return phi
+
+    def _best(self, pool: Sequence[tuple[_Parent, Phi]], category: str) -> Move:
+        index = int(self._rng.integers(len(pool)))
+        if self._surrogate:
+            index = int(np.argmax(self._surrogate.draw([phi for _, phi in pool])))
+        parent, phi = pool[index]
+        base = parent.phi
+        return Move(category, parent.tried, phi, _turned(self._turnable, base, phi))
+
+    def _families(self) -> Mapping[str, float]:
+        """One draw of what turning each family achieves, in standard deviations of all improvements."""
+        by_name = {t.fingerprint: t for t in self._measured}
+        improved: dict[str, list[float]] = defaultdict(list)
+        failed: dict[str, int] = defaultdict(int)
+        for tried in self._reading.tried:
+            base = by_name.get(str(tried.line.get("base")))
+            before = base.phi if base and base.phi else self._reading.production
+            families = self._moved(before, tried.phi) if tried.phi else set()
+            for family in families:
+                if tried in self._measured and tried.gain is not None:
+                    improved[family].append(tried.gain - (base.gain if base and base.gain else 0.0))
+                elif tried.outcome in ("refused", "failed"):
+                    failed[family] += 1
+        spread = (
+            float(np.median(np.abs([g for gains in improved.values() for g in gains]))) if improved else 1.0
+        )
+        drawn = {}
+        for family in sorted({knob.family for knob in self._turnable}):
+            scores = [float(np.clip(g / max(spread, 1e-9), -2, 2)) for g in improved[family]] + [
+                -1.0
+            ] * failed[family]
+            count = len(scores) + 1
+            drawn[family] = sum(scores) / count + self._rng.standard_normal() / np.sqrt(count)
+        return drawn
+
+    def _moved(self, before: Phi, after: Phi) -> set[str]:
+        return {knob.family for knob in self._turnable if knob.read(before) != knob.read(after)}
+
+    def _fit(self) -> Surrogate | None:
+        rows = self._measured[:SURROGATE_ROWS]
+        if len(rows) < ENOUGH:
+            return None
+        phis = [self._reading.production, *(t.phi for t in rows if t.phi)]
+        gains = np.array([0.0, *(t.gain for t in rows if t.gain is not None)])
+        noise = np.array([0.0, *(t.noise for t in rows)])
+        return Surrogate(self._knobs, phis, gains, noise, self._rng)
+
+    def _new(self, phi: Phi) -> bool:
+        return _key(phi) not in self._tried
+
+
+def _comparable(reading: Reading) -> list[Tried]:
+    """Measured attempts on the metric of this persona: losses of different rewards are never compared."""
+    measured = [t for t in reading.tried if t.gain is not None and t.phi is not None]
+    own = [t.line["metric"] for t in measured if t.line["persona"] == reading.persona]
+    metric = own[0] if own else None
+    if "compute_eval" in reading.tools:
+        return [t for t in measured if t.line["persona"] == reading.persona and t.line["metric"] == metric]
+    metric = metric or next((t.line["metric"] for t in measured if t.line["better_is"] == "lower"), None)
+    label = reading.production.get("reward")
+    return [t for t in measured if t.line["metric"] == metric and t.phi and t.phi.get("reward") == label]
+
+
+def _turned(knobs: Sequence[Knob], before: Phi, after: Phi) -> tuple[tuple[str, Any, Any], ...]:
+    read = [(knob.name, knob.read(before), knob.read(after)) for knob in knobs]
+    return tuple(change for change in read if change[1] != change[2])
+
+
+def _key(phi: Phi | None) -> str:
+    """Canonical text: 1 and 1.0 are the same value."""
+    return json.dumps(_plain(phi), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
