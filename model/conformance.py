@@ -48,7 +48,7 @@ __all__ = ["PROMISES", "CheckResult", "conformance", "load_system"]
 PROMISES: dict[Promise, tuple[Promise, ...]] = {
     constructs: (),
     schema: (constructs,),
-    production: (constructs,),
+    production: (constructs, schema),
     patchable: (constructs,),
     check_refuses_nonsense: (constructs, schema),
     check_leaves_its_argument_alone: (constructs, schema),
@@ -122,15 +122,18 @@ def conformance(cls: type[RankingSystem], log: LogSchema | None = None) -> list[
     Never raises. A promise without ground (nothing can be fitted, say) fails as "not run: mend ... first".
     """
     subject = Subject(cls, log or EXAMPLE_LOG)
-    results: dict[str, CheckResult] = {}
+    results: list[CheckResult] = []
+    first: dict[str, str] = {}  # a check that failed or was not run -> the one to mend first
     for promise, grounds in PROMISES.items():
         name = _name(promise)
-        unmet = [_name(ground) for ground in grounds if not results[_name(ground)].passed]
-        if unmet:
-            results[name] = CheckResult(name, False, f"not run: mend `{unmet[0]}` first", 0.0)
+        broken = next((first[_name(ground)] for ground in grounds if _name(ground) in first), None)
+        if broken is None:
+            results.append(_run(promise, subject))
         else:
-            results[name] = _run(promise, subject)
-    return list(results.values())
+            results.append(CheckResult(name, False, f"not run: mend `{broken}` first", 0.0))
+        if not results[-1].passed:
+            first[name] = broken or name
+    return results
 
 
 def _name(promise: Promise) -> str:

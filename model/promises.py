@@ -17,6 +17,7 @@ from typing import Protocol, get_args
 from evorank.model.errors import Finding
 from evorank.model.planted import planted
 from evorank.model.schema import defects, lookup, slips, violations
+from evorank.model.sql import check_objective
 from evorank.model.system import Cost, Float32, LogSchema, Loss, Objective, Phi, RankingSystem, Rows
 
 __all__ = [
@@ -89,7 +90,7 @@ def constructs(s: Subject) -> None:
 def schema(s: Subject) -> None:
     """A JSON Schema of an object; references resolve; every field has a description."""
     document = s.build()[0].schema()
-    if json.loads(json.dumps(document)) != document:
+    if not _is_plain_json(document):
         raise Broken("schema() must be plain JSON: string keys, lists not tuples, no NaN")
     if found := defects(document):
         raise Broken("schema() " + _some(found))
@@ -98,7 +99,7 @@ def schema(s: Subject) -> None:
 def production(s: Subject) -> None:
     """Plain JSON, valid by check() and by schema()."""
     system, phi = s.build()
-    if not isinstance(phi, dict) or json.loads(json.dumps(phi, allow_nan=False)) != phi:
+    if not isinstance(phi, dict) or not _is_plain_json(phi):
         raise Broken("production() must be a plain JSON object: string keys, lists not tuples, no NaN")
     if found := system.check(copy.deepcopy(phi)):
         raise Broken("check(production()) must find nothing: " + _some(found))
@@ -168,6 +169,8 @@ def objective(s: Subject) -> None:
         raise Broken(f"objective().loss must be one of {', '.join(get_args(Loss))}, got {found.loss!r}")
     if not all(isinstance(part, str) for item in found.factors.items() for part in item):
         raise Broken(f"objective().factors must map names to SQL expressions, got {found.factors!r}")
+    if problems := check_objective(found, s.log.columns):
+        raise Broken("objective() must be SQL over the log's columns: " + _some(problems))
     if system.objective(phi) != found:
         raise Broken("objective() must give the same Objective for the same Φ")
 
@@ -180,6 +183,13 @@ def cost(s: Subject) -> None:
         raise Broken(f"cost() must return Cost(parameters=...) with a positive int, got {found!r}")
     if not found == system.cost(phi) == other.cost(phi):
         raise Broken("cost() must be the same for the same Φ: derive it from Φ and the log alone")
+
+
+def _is_plain_json(document: object) -> bool:
+    try:
+        return bool(json.loads(json.dumps(document, allow_nan=False)) == document)
+    except (TypeError, ValueError):
+        return False
 
 
 def _some(found: Sequence[Finding]) -> str:
