@@ -49,12 +49,6 @@ class Layout(StrEnum):
     recbole = "recbole"
 
 
-class Export(StrEnum):
-    jsonl = "jsonl"
-    csv = "csv"
-    parquet = "parquet"
-
-
 Home = Annotated[
     Path | None,
     typer.Option(
@@ -366,7 +360,7 @@ def journal_export(
 ) -> None:
     """Write attempts to a file, one row each. Never overwrites."""
     with _journal(home) as journal:
-        from evorank.graph.journal import export
+        from evorank.graph.export import export
 
         count = export(journal.attempts(surface=surface, run=run), out)
         _console().print(f"{count} attempts in {out}")

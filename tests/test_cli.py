@@ -1,0 +1,239 @@
+"""The command line as a user types it: real processes, a home of their own, one clear error each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cli(
+    *arguments: str, home: Path, check: int | None = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*arguments, home=home),
+        capture_output=True,
+        text=True,
+        cwd=home.parent,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+        timeout=300,
+    )
+    if check is not None:
+        assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def command(*arguments: str, home: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "cli.py"), *arguments, "--home", str(home)]
+
+
+def records(home: Path) -> list[dict[str, Any]]:
+    return json.loads(cli("journal", "list", "--limit", "1000", "--json", home=home).stdout)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A home after one run of six steps, and what `--json` printed."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    printed = cli("run", "--steps", "6", "--seeds", "2", "--json", home=home).stdout
+    return home, [json.loads(line) for line in printed.splitlines()]
+
+
+def test_a_run_needs_no_key_and_no_data_and_ends_with_a_summary(finished) -> None:
+    home, events = finished
+    assert [event["event"] for event in events] == ["attempt"] * 6 + ["summary"]
+    summary = events[-1]
+    assert summary["finished"] == 6
+    assert summary["stopped"] is None
+    assert sum(summary["outcomes"].values()) == 6
+    for path in summary["files"].values():
+        assert Path(path).exists()
+        assert Path(path).is_relative_to(home)
+
+
+def test_every_attempt_says_what_was_tried_and_what_came_of_it(finished) -> None:
+    home, events = finished
+    journal = records(home)
+    assert {attempt["step"] for attempt in journal} == set(range(6))
+    assert [attempt["id"] for attempt in journal] == [event["attempt"]["id"] for event in events[:-1]]
+    for attempt in journal:
+        assert attempt["hypothesis"]
+        assert attempt["reason"]
+        assert attempt["persona"] in {"optimizer", "architecture", "reward"}
+        if attempt["comparison"]:
+            both = attempt["comparison"]
+            assert both["low"] <= both["difference"] <= both["high"]
+
+
+def test_the_same_seed_proposes_the_same_candidates(finished, tmp_path: Path) -> None:
+    _, events = finished
+    printed = cli("run", "--steps", "6", "--seeds", "2", "--json", home=tmp_path / "home").stdout
+    again = [json.loads(line) for line in printed.splitlines()][:-1]
+    proposals = lambda found: {e["attempt"]["step"]: e["attempt"]["fingerprint"] for e in found}  # noqa: E731
+    assert proposals(again) == proposals(events[:-1])
+
+
+def test_journal_show_and_diff_read_one_attempt(finished) -> None:
+    home, _ = finished
+    attempt = next(found for found in records(home) if found["comparison"])
+    shown = cli("journal", "show", attempt["id"][:10], home=home).stdout
+    assert attempt["hypothesis"][:60] in shown
+    assert attempt["outcome"] in shown
+    patch = json.loads(cli("journal", "diff", "production", attempt["id"], "--json", home=home).stdout)
+    assert patch == attempt["changes"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_the_journal_is_exported_one_row_an_attempt_and_never_over_a_file(
+    finished, tmp_path: Path, ending: str
+) -> None:
+    import duckdb
+
+    home, _ = finished
+    out = tmp_path / f"journal.{ending}"
+    cli("journal", "export", str(out), home=home)
+    reader = {"jsonl": "read_json", "csv": "read_csv", "parquet": "read_parquet"}[ending]
+    rows = duckdb.sql(f"SELECT step, outcome FROM {reader}('{out}') ORDER BY step").fetchall()
+    assert [row[0] for row in rows] == list(range(6))
+    before = out.read_bytes()
+    refused = cli("journal", "export", str(out), home=home, check=2)
+    assert "exists" in refused.stderr
+    assert out.read_bytes() == before
+
+
+def test_a_finished_run_cannot_be_resumed_into_more_steps(finished) -> None:
+    home, _ = finished
+    assert "no unfinished run" in cli("run", "--resume", "latest", home=home, check=2).stderr
+
+
+def test_what_a_run_wrote_can_be_copied_elsewhere(finished, tmp_path: Path) -> None:
+    import shutil
+
+    home, _ = finished
+    shutil.copytree(home, tmp_path / "elsewhere")
+    assert records(tmp_path / "elsewhere") == records(home)
+
+
+def _wait_for(home: Path, attempts: int, process: subprocess.Popen[str]) -> None:
+    """Until so many attempts are in the journal file, read as any SQLite reader would."""
+    path, deadline = home / "journal.sqlite", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        if path.exists():
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+                try:
+                    (count,) = connection.execute("SELECT count(*) FROM checkpoints").fetchone()
+                except sqlite3.OperationalError:
+                    count = 0
+            connection.close()
+            if count >= attempts:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"no {attempts} attempts in time")
+
+
+def _start(home: Path, steps: int) -> subprocess.Popen[str]:
+    arguments = ("run", "--steps", str(steps), "--seeds", "2", "--parallel", "2", "--display", "lines")
+    return subprocess.Popen(
+        command(*arguments, home=home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=home.parent,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.heavy
+def test_ctrl_c_finishes_the_running_steps_and_prints_the_command_that_resumes(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    process = _start(home, 12)
+    _wait_for(home, 2, process)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    stopped = records(home)
+    assert 2 <= len(stopped) < 12
+    (resume,) = [line for line in printed.splitlines() if "run --resume" in line]
+    run = resume.split("--resume ")[1].split()[0]
+    cli("run", "--resume", run, home=home)
+    after = records(home)
+    assert sorted(attempt["step"] for attempt in after) == list(range(12))
+    assert after[: len(stopped)] == stopped
+
+
+@pytest.mark.heavy
+def test_kill_9_loses_no_finished_step_and_resume_repeats_none(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    process = _start(home, 10)
+    _wait_for(home, 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = records(home)
+    assert len(before) >= 3
+    cli("run", "--resume", "latest", home=home)
+    after = records(home)
+    assert sorted(attempt["step"] for attempt in after) == list(range(10))
+    assert after[: len(before)] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--surface", "nosuch"), ["surface", "nosuch", "simulated"]),
+        (("run", "--model", "gemini"), ["model", "provider:model"]),
+        (("run", "--model", "nosuch:model"), ["nosuch"]),
+        (("run", "--persona", "plumber"), ["personas", "plumber", "optimizer"]),
+        (("run", "--resume", "nosuch"), ["--resume", "nosuch"]),
+        (("run", "--resume", "latest"), ["no unfinished run"]),
+        (("run", "--resume", "latest", "--seed", "3"), ["--seed", "leave out"]),
+        (("run", "--steps", "0"), ["--steps"]),
+        (("journal", "list"), ["journal"]),
+        (("surface", "describe", "nosuch"), ["surface", "nosuch"]),
+        (("surface", "import", "movielens", "/nosuch/folder"), ["/nosuch/folder"]),
+        (("doctor", "--system", "nosuch:Class"), ["nosuch"]),
+        (("doctor", "--system", "evorank"), ["module:Class"]),
+    ],
+)
+def test_wrong_input_is_one_clear_error_with_exit_code_2(tmp_path: Path, arguments, words) -> None:
+    done = cli(*arguments, home=tmp_path / "home", check=2)
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_a_wrong_setting_names_its_field_and_source(tmp_path: Path) -> None:
+    (tmp_path / "evorank.toml").write_text("stepz = 3\n")
+    done = cli("run", home=tmp_path / "home", check=2)
+    assert "stepz" in done.stderr
+    assert "evorank.toml" in done.stderr
+    (tmp_path / "evorank.toml").write_text("")
+    done = cli("run", home=tmp_path / "home", check=2, EVORANK_SEEDS="1")
+    assert "seeds" in done.stderr
+    assert "EVORANK_SEEDS" in done.stderr
+
+
+def test_a_corrupt_journal_is_named_and_left_as_it_was(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "journal.sqlite").write_bytes(b"not a database at all" * 100)
+    done = cli("journal", "list", home=home, check=1)
+    assert "journal.sqlite" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (home / "journal.sqlite").read_bytes() == b"not a database at all" * 100
+
+
+def test_doctor_says_what_would_run_and_writes_nothing(tmp_path: Path) -> None:
+    done = cli("doctor", "--json", home=tmp_path / "home")
+    assert {result["name"] for result in json.loads(done.stdout)} >= {"packages", "chat model", "surface"}
+    assert not (tmp_path / "home").exists()
