@@ -47,7 +47,8 @@ class Feature:
 
     categorical: int32 code in [0, size); 0 = unknown or missing. numeric: float32, standardised on the
     training period, missing = 0. history: the last `length` codes before this impression, most recent
-    first, padded with 0, sharing the vocabulary of the categorical feature named `of`.
+    first, padded with 0, sharing the vocabulary of the categorical feature named `of`; or, where `of` is
+    None, words of the impression itself (genres, tags) in their own vocabulary of `size` codes.
     """
 
     name: str

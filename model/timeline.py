@@ -41,7 +41,9 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     rest = f"* EXCLUDE ({', '.join(own)})" if own else "*"
     day = f"CAST({time} + to_seconds({round(spec.utc_offset_hours * 3600)}) AS DATE)"
     timed = f"(SELECT {rest}, {time} AS time, {day} AS day FROM {joined})"
-    columns = _columns(connection, spec, timed, [name for name in known if name not in ("time", "day")])
+    # Expressions are bound to an empty table of the same shape: binding to CSV files would sniff them each time.
+    connection.execute(f"CREATE TEMP TABLE shape AS SELECT * FROM {timed} LIMIT 0")
+    columns = _columns(connection, spec, [name for name in known if name not in ("time", "day")])
     selected = ", ".join(f"({sql}) AS {q(name)}" for name, sql in columns.items())
     ties = ", ".join(q(name) for name in dict.fromkeys([spec.user, spec.item, *spec.signals]))
     bad = " OR ".join(f"{q(name)} IS NULL" for name in ["time", spec.user, spec.item])
@@ -159,13 +161,13 @@ def _time(connection: duckdb.DuckDBPyConnection, spec: LogSpec, joined: str) -> 
 
 
 def _columns(
-    connection: duckdb.DuckDBPyConnection, spec: LogSpec, timed: str, known: list[str]
+    connection: duckdb.DuckDBPyConnection, spec: LogSpec, known: list[str]
 ) -> dict[str, str]:
     """Columns of the log by name -> SQL. Feature expressions are bound where the signals do not exist."""
     columns = {spec.user: q(spec.user), spec.item: q(spec.item)}
     columns |= {name: q(name) for name in [*spec.signals, *spec.keep]}
     hidden = ", ".join(q(name) for name in spec.signals)
-    blind = f"(SELECT * EXCLUDE ({hidden}) FROM {timed})"
+    blind = f"(SELECT * EXCLUDE ({hidden}) FROM shape)"
     known = [*known, "time", "day"]
     visible = [name for name in known if name not in spec.signals]
     for feature in spec.features:
@@ -182,7 +184,7 @@ def _columns(
             raise LogError(f"{field} would replace the column {feature.name!r} of the log. Give the feature another name.")
         columns[feature.name] = sql
     named = ", ".join(f"({sql}) AS {q(name)}" for name, sql in columns.items())
-    present = f"(SELECT time, day, {named} FROM {timed})"
+    present = f"(SELECT time, day, {named} FROM shape)"
     for feature in spec.features:
         if isinstance(feature, History) and feature.where:
             with explained(f"log.features.{feature.name}.where", list(columns)):

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evorank.model import sources
 from evorank.model.data import Dataset
 from evorank.model.encode import Progress, encode
-from evorank.model.errors import ConfigurationError, LogError, ToolError
+from evorank.model.errors import ConfigurationError, LogError, RefusedDelta, ToolError
 from evorank.model.log import LogSpec
 from evorank.model.schema import resolve
 from evorank.model.system import Phi, RankingSystem
@@ -37,6 +37,7 @@ __all__ = [
     "list_surfaces",
     "open_surface",
     "save_surface",
+    "surface_folder",
 ]
 
 BUILT_IN = "simulated"
@@ -133,7 +134,7 @@ class Surface:
         objective = self.system().objective(self.production())
         try:
             self.dataset().labels(objective)
-        except ToolError as error:
+        except (ToolError, RefusedDelta) as error:
             raise LogError(f"Surface {self.name!r}: production {error}") from error
 
 
@@ -155,7 +156,7 @@ def open_surface(home: Path, name: str) -> Surface:
 
     ConfigurationError: no such surface (the known ones are listed), or a surface.toml that is not valid.
     """
-    path = _folder(home, name) / "surface.toml"
+    path = surface_folder(home, name) / "surface.toml"
     if not path.exists() and name == BUILT_IN:
         from evorank.surfaces.simulated.generate import create
 
@@ -181,7 +182,7 @@ def open_surface(home: Path, name: str) -> Surface:
 
 def save_surface(home: Path, spec: SurfaceSpec) -> Surface:
     """Write `surface.toml` under `home` (whole or not at all) and open it. Encoded data is left alone."""
-    directory = _folder(home, spec.name)
+    directory = surface_folder(home, spec.name)
     with sources.explained("surface.toml"):
         directory.mkdir(parents=True, exist_ok=True)
         partial = directory / f".surface.toml.{os.getpid()}.tmp"
@@ -199,7 +200,8 @@ def list_surfaces(home: Path) -> list[str]:
     return sorted(found | {BUILT_IN})
 
 
-def _folder(home: Path, name: str) -> Path:
+def surface_folder(home: Path, name: str) -> Path:
+    """Where the surface `name` lies under `home`. ConfigurationError where it cannot be a folder's name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ConfigurationError(
             f"`surface` must be letters, digits, '.', '_' or '-' (64 at most), got {name!r}. Try 'my-log'."

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from evorank.model import sources
 from evorank.model.config import default_phi
 from evorank.model.log import Categorical, History, LogSpec, Numeric
-from evorank.surfaces.surface import Guardrail, NorthStar, Surface, SurfaceSpec, save_surface
+from evorank.surfaces.importers.common import active_days, batch_size
+from evorank.surfaces.surface import Guardrail, Surface, SurfaceSpec, save_surface
 
-__all__ = ["NAME", "active_days", "create", "generate"]
+__all__ = ["NAME", "create", "generate"]
 
 NAME = "simulated"
 _BEGIN = 1_767_225_600
@@ -135,28 +136,9 @@ def simulated_spec(rows: int) -> SurfaceSpec:
         production=default_phi(
             factors={"clicked": "CAST(click AS DOUBLE)"},
             label="clicked",
-            batch_size=batch_size(rows),
+            batch_size=batch_size(int(0.7 * rows)),
         ),
     )
-
-
-def active_days(user: str, horizon: int) -> NorthStar:
-    """The user's active days in the following `horizon` days: a SELECT over any log with that user column."""
-    column = sources.identifier(user)
-    days = f"SELECT DISTINCT {column} AS id, day FROM log"
-    return NorthStar(
-        name="active_days",
-        description=f"Days of the following {horizon} on which the user came back (0 to {horizon})",
-        sql=f"SELECT now.id, now.day, count(later.day) AS value\nFROM ({days}) now\nLEFT JOIN ({days}) later\n"
-        f"  ON later.id = now.id AND later.day > now.day AND later.day <= now.day + {horizon}\n"
-        "GROUP BY now.id, now.day",
-        horizon_days=horizon,
-    )
-
-
-def batch_size(rows: int) -> int:
-    """A power of two that leaves at least a hundred steps in an epoch of the training period (70% of rows)."""
-    return int(min(4096, max(64, 2 ** int(np.log2(max(rows * 0.7 / 100, 1))))))
 
 
 def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
