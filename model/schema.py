@@ -175,7 +175,7 @@ def _violations(value: Any, schema: Mapping[str, Any], root: Any, at: str) -> It
             branches = [violations(value, child, root, at) for child in schema[keyword]]
             fits = sum(not found for found in branches)
             if not fits:
-                yield from min(branches, key=len)  # the nearest branch says most about the slip
+                yield from min(branches, key=lambda found: (_is_type(found, at), len(found)))
             elif keyword == "oneOf" and fits > 1:
                 yield Finding(at, "must fit exactly one of the alternatives", value)
 
@@ -209,6 +209,11 @@ def _is(value: Any, name: str) -> bool:
         "number": number,
         "integer": number and (isinstance(value, int) or value.is_integer()),
     }.get(name, False)
+
+
+def _is_type(found: list[Finding], at: str) -> bool:
+    """Whether a branch was meant for another type: the branch that was not says more about the slip."""
+    return found[0].pointer == at and found[0].rule.startswith("must be of type")
 
 
 def _multiple(ratio: float) -> bool:
