@@ -60,13 +60,13 @@ def check_json(document: Any, pointer: str = "") -> list[Finding]:
             return [*findings, Finding(pointer, f"must not hold more than {MAX_NODES} values")]
         if isinstance(value, dict):
             for key, inner in value.items():
-                if isinstance(key, str):
-                    characters += len(key)
-                    if not _is_text(key):
-                        findings.append(Finding(where, "must have keys of Unicode text without NUL", key))
-                    todo.append((inner, f"{where}/{_escape(key)}", depth + 1))
+                if not isinstance(key, str):
+                    findings.append(Finding(where, "must have text as keys", type(key).__name__))
+                elif not _is_text(key):
+                    findings.append(Finding(where, "must have keys of Unicode text without NUL", key))
                 else:
-                    findings.append(Finding(where, "must have text as keys", key))
+                    characters += len(key)
+                    todo.append((inner, f"{where}/{_escape(key)}", depth + 1))
         elif isinstance(value, list):
             todo.extend((inner, f"{where}/{index}", depth + 1) for index, inner in enumerate(value))
         elif isinstance(value, str):

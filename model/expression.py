@@ -187,6 +187,7 @@ class _Planner:
             calls += sum(isinstance(part, Call) for part in walk(node))
         if calls > MAX_CALLS:
             self._note(POINTER, Refusal(f"must have at most {MAX_CALLS} calls", calls))
+            self.nodes = {}  # too much to infer
 
     def _ordered(self) -> list[str]:
         """Bindings, each after what it needs; a cycle is noted once and its members left out."""
