@@ -43,7 +43,16 @@ _documents = st.dictionaries(
     st.sampled_from(["kind", "layers", "names", "tag", "other"]),
     st.one_of(_leaves, st.lists(st.one_of(_layers, _leaves), max_size=3), _layers),
 )
-_pointers = "/kind /layers /layers/0 /layers/0/width /layers/0/rate /names /names/a /tag".split()
+_pointers = [
+    "/kind",
+    "/layers",
+    "/layers/0",
+    "/layers/0/width",
+    "/layers/0/rate",
+    "/names",
+    "/names/a",
+    "/tag",
+]
 _edits = st.tuples(st.sampled_from(_pointers), st.one_of(_leaves, st.lists(_layers, max_size=3), _layers))
 
 
