@@ -121,7 +121,9 @@ class Dataset:
         except ValueError:  # numpy cannot map an array without elements (a log without numeric features)
             array = np.load(path)
         except OSError as error:
-            raise LogError(f"{path} is missing or unreadable ({error}). Delete {self.directory}; it is made again.") from error
+            raise LogError(
+                f"{path} is missing or unreadable ({error}). Delete {self.directory}; it is made again."
+            ) from error
         return array
 
     # The log itself, for SQL

@@ -123,7 +123,12 @@ class _Encoder:
             "features": self._schema_features(),
             "spec": self.spec.model_dump(mode="json"),
             "report": log.report
-            | {"periods_begin_at": snapped, "missing": missing, "not_finite": self.bad_numbers, "scales": self.scales},
+            | {
+                "periods_begin_at": snapped,
+                "missing": missing,
+                "not_finite": self.bad_numbers,
+                "scales": self.scales,
+            },
         }
         (self.work / "meta.json").write_text(json.dumps(meta, indent=1))
         self.tell("encoded", 1.0)
@@ -210,7 +215,10 @@ class _Encoder:
             selected.append(f"coalesce(t{i}.number, 0) AS t{i}")
             joins.append(f"LEFT JOIN {q('t_' + tokens.name)} t{i} ON l.{q(tokens.name)} = t{i}.value")
         selected += [f"coalesce({_number(f)}, 'nan'::DOUBLE) AS n{i}" for i, f in enumerate(self.numeric)]
-        selected += [f"coalesce(CAST(({f.where or 'true'}) AS BOOLEAN), false) AS h{i}" for i, f in enumerate(self.history)]
+        selected += [
+            f"coalesce(CAST(({f.where or 'true'}) AS BOOLEAN), false) AS h{i}"
+            for i, f in enumerate(self.history)
+        ]
         n = self.rows
         out = {
             "categorical": _Writer(self.work / "categorical.npy", np.int32, (n, len(self.categorical))),
@@ -284,9 +292,13 @@ class _Encoder:
                 found.append({"name": f.name, "kind": "numeric"})
             elif isinstance(f, History):
                 size = self.sizes[f.of]
-                found.append({"name": f.name, "kind": "history", "size": size, "length": f.length, "of": f.of})
+                found.append(
+                    {"name": f.name, "kind": "history", "size": size, "length": f.length, "of": f.of}
+                )
             else:
-                found.append({"name": f.name, "kind": "history", "size": self.sizes[f.name], "length": f.length})
+                found.append(
+                    {"name": f.name, "kind": "history", "size": self.sizes[f.name], "length": f.length}
+                )
         return found
 
     def _missing(self) -> dict[str, int]:

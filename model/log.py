@@ -104,7 +104,8 @@ class History(_Spec):
     of: str = Field(description="Name of a categorical feature")
     length: int = Field(default=20, ge=1, le=1000)
     where: str | None = Field(
-        default=None, description="SQL over the log's columns: which past impressions count, e.g. is_click = 1"
+        default=None,
+        description="SQL over the log's columns: which past impressions count, e.g. is_click = 1",
     )
 
 
@@ -127,9 +128,12 @@ class Split(_Spec):
     """Three periods in time order. Impressions of one moment (one day, for long logs) stay together."""
 
     train: float = Field(default=0.7, gt=0, lt=1, description="Share of rows")
-    validation: float = Field(default=0.15, gt=0, lt=1, description="Share of rows; the rest is the test period")
+    validation: float = Field(
+        default=0.15, gt=0, lt=1, description="Share of rows; the rest is the test period"
+    )
     snap: Literal["auto", "day", "time"] = Field(
-        default="auto", description="Where periods may begin: at a day, at any new timestamp, or day if possible"
+        default="auto",
+        description="Where periods may begin: at a day, at any new timestamp, or day if possible",
     )
     validation_from: str | None = Field(
         default=None, description="Begin of the validation period (UTC timestamp) instead of a share"
@@ -178,12 +182,16 @@ class LogSpec(Source):
         names = [feature.name for feature in self.features]
         for name in names:
             if not name.isidentifier() or keyword.iskeyword(name):
-                raise ValueError(f"feature name {name!r} must be a Python identifier: layers refer to it by name")
+                raise ValueError(
+                    f"feature name {name!r} must be a Python identifier: layers refer to it by name"
+                )
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"feature {repeated[0]!r} is listed twice")
         for name in [*names, *self.signals, *self.keep, self.user, self.item]:
             if name in RESERVED:
-                raise ValueError(f"{name!r} is a column evorank adds; give yours another name through `columns`")
+                raise ValueError(
+                    f"{name!r} is a column evorank adds; give yours another name through `columns`"
+                )
         for feature in self.features:
             column = getattr(feature, "column", None) or feature.name
             if feature.kind != "history" and (column in self.signals or feature.name in self.signals):
@@ -196,7 +204,9 @@ class LogSpec(Source):
             raise ValueError("features need at least one of kind categorical, e.g. the item id")
         for feature in self.features:
             if feature.kind == "history" and feature.of not in categorical:
-                raise ValueError(f"history {feature.name!r} is `of` {feature.of!r}; categorical: {categorical}")
+                raise ValueError(
+                    f"history {feature.name!r} is `of` {feature.of!r}; categorical: {categorical}"
+                )
         return self
 
     def based_at(self, directory: Path) -> LogSpec:

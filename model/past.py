@@ -29,12 +29,12 @@ def last_codes(
     order = np.argsort(users, kind="stable")  # by user, then time
     users, times, counts = users[order], times[order], counts[order]
     events = codes[order][counts]
-    before = np.cumsum(counts) - counts  # events that lie before each row in this order
+    before: npt.NDArray[Any] = np.cumsum(counts) - counts  # events that lie before each row in this order
     starts = np.r_[True, users[1:] != users[:-1]]
     moments = starts | np.r_[True, times[1:] != times[:-1]]
     # Rows of one user and moment share the position of the first of them, hence see none of each other.
-    end = before[np.maximum.accumulate(np.where(moments, np.arange(len(users)), 0))]
-    begin = before[np.maximum.accumulate(np.where(starts, np.arange(len(users)), 0))]
+    end: npt.NDArray[Any] = before[np.maximum.accumulate(np.where(moments, np.arange(len(users)), 0))]
+    begin: npt.NDArray[Any] = before[np.maximum.accumulate(np.where(starts, np.arange(len(users)), 0))]
     position = end[:, None] - 1 - np.arange(length)
     seen = position >= begin[:, None]
     found = np.zeros((len(users), length), np.int32)
@@ -54,7 +54,7 @@ def write_history(
 ) -> None:
     """Write `last_codes` of memory-mapped columns to `path`, a group of users at a time."""
     n = len(users)
-    out: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(n, length))
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(n, length))
     groups = -(-n // max(1, _GROUP_ROWS * 20 // max(length, 20)))
     for group in range(groups):
         chosen = [

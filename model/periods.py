@@ -23,7 +23,10 @@ def period_starts(
     begins. "auto" takes days where validation and test then keep half to twice their share.
     LogError where a period would be empty.
     """
-    table, split = f"(SELECT row, time, day FROM read_parquet({literal(str(path))}) WHERE row < {rows})", spec.split
+    table, split = (
+        f"(SELECT row, time, day FROM read_parquet({literal(str(path))}) WHERE row < {rows})",
+        spec.split,
+    )
     if split.validation_from is not None and split.test_from is not None:
         with explained("log.split"):
             found = connection.execute(
@@ -41,7 +44,9 @@ def period_starts(
         sizes = [starts[2] - starts[1], rows - starts[2]]
         if snap == split.snap or snap == "time":
             break
-        if starts[1] and all(0.5 <= size / rows / share <= 2 for size, share in zip(sizes, shares, strict=True)):
+        if starts[1] and all(
+            0.5 <= size / rows / share <= 2 for size, share in zip(sizes, shares, strict=True)
+        ):
             break
     return _none_empty(starts, rows, spec), snap
 
@@ -52,6 +57,6 @@ def _none_empty(starts: list[int], rows: int, spec: LogSpec) -> list[int]:
         if size <= 0:
             raise LogError(
                 f"log.split leaves the {period} period empty: {rows} rows split into {sizes} at "
-                f"{spec.split.model_dump(exclude_none=True)}. Use a longer log, other shares, or snap = \"time\"."
+                f'{spec.split.model_dump(exclude_none=True)}. Use a longer log, other shares, or snap = "time".'
             )
     return starts

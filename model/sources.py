@@ -60,12 +60,20 @@ def find_files(source: Source, field: str) -> list[Path]:
             found.append(path)
             continue
         if path.is_dir():
-            raise LogError(f"{field}.path is a directory, got {pattern}. Name its files, e.g. {path / '*.parquet'}")
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+            raise LogError(
+                f"{field}.path is a directory, got {pattern}. Name its files, e.g. {path / '*.parquet'}"
+            )
+        matches = sorted(
+            Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file()
+        )
         if not matches:
             beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
             close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.5)
-            hint = f"Did you mean {path.parent / close[0]}?" if close else "Check the path and that it is mounted."
+            hint = (
+                f"Did you mean {path.parent / close[0]}?"
+                if close
+                else "Check the path and that it is mounted."
+            )
             raise LogError(f"{field}.path matches no file, got {pattern}. {hint}")
         found.extend(matches)
     return found
@@ -75,7 +83,9 @@ def relation(connection: duckdb.DuckDBPyConnection, source: Source, field: str) 
     """SQL of a subquery over the source with its added columns. Attaches a DuckDB database read-only."""
     files = find_files(source, field)
     with explained(f"{field}.path"):
-        suffix = next((part for part in reversed(files[0].suffixes) if part not in {".gz", ".zst"}), "").lower()
+        suffix = next(
+            (part for part in reversed(files[0].suffixes) if part not in {".gz", ".zst"}), ""
+        ).lower()
         options = "".join(f", {name} = {literal(value)}" for name, value in source.reader.items())
         listed = literal([str(file) for file in files])
         if source.table is not None or suffix in DATABASES:
@@ -107,7 +117,7 @@ def _attached(connection: duckdb.DuckDBPyConnection, file: Path, table: str | No
     tables = sorted(row[0] for row in rows)
     if table is None and len(tables) == 1:
         table = tables[0]
-    wanted = table if table is None or "." in table else f"main.{table}"
+    wanted = f"main.{table}" if table and "." not in table else str(table)
     if wanted not in tables:
         raise LogError(f"{field}.table must name a table of {file}, got {table!r}. It has {tables}.")
     return f"{alias}.{'.'.join(identifier(part) for part in wanted.split('.', 1))}"
@@ -125,7 +135,9 @@ def explained(field: str, known: Sequence[str] = ()) -> Iterator[None]:
         if missing and known:
             raise LogError(unknown_column(field, missing[1], known)) from None
         if isinstance(error, duckdb.OutOfMemoryException) or re.search("No space left|File too large", text):
-            raise LogError(f"{field}: the disk or the memory limit is full ({first}). Free some and retry.") from None
+            raise LogError(
+                f"{field}: the disk or the memory limit is full ({first}). Free some and retry."
+            ) from None
         raise LogError(f"{field} cannot be read: {' '.join(text.split())[:400]}") from None
     except OSError as error:
         raise LogError(

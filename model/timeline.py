@@ -34,13 +34,20 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
 
     Rows without user, item or time are dropped and counted. LogError: what cannot be read, or nothing is left.
     """
-    joined, known, shadowed = _joined(connection, spec)
+    base = sources.relation(connection, spec, "log")
+    known = _describe(connection, base)
     _check_columns(spec, known)
-    time, unit = _time(connection, spec, joined)
+    time, unit = _time(connection, spec, base)
+    day = f"CAST({time} + to_seconds({round(spec.utc_offset_hours * 3600)}) AS DATE)"
     own = [q(name) for name in known if name in ("time", "day")]
     rest = f"* EXCLUDE ({', '.join(own)})" if own else "*"
-    day = f"CAST({time} + to_seconds({round(spec.utc_offset_hours * 3600)}) AS DATE)"
-    timed = f"(SELECT {rest}, {time} AS time, {day} AS day FROM {joined})"
+    where = f" WHERE {spec.where}" if spec.where else ""
+    with explained("log.where", list(known)):
+        connection.execute(f"DESCRIBE SELECT * FROM {base}{where}")
+    # Order is judged before the joins, which may shuffle rows.
+    late = f"coalesce({time} < lag({time}) OVER (), false)"
+    base = f"(SELECT {rest}, {time} AS time, {day} AS day, {late} AS __late FROM {base}{where})"
+    timed, known, shadowed = _joined(connection, spec, base, known)
     # Expressions are bound to an empty table of the same shape: binding to CSV files would sniff them each time.
     connection.execute(f"CREATE TEMP TABLE shape AS SELECT * FROM {timed} LIMIT 0")
     columns = _columns(connection, spec, [name for name in known if name not in ("time", "day")])
@@ -50,8 +57,8 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     with explained("log", list(known)):
         connection.execute(
             f"COPY (SELECT row_number() OVER () - 1 AS row, * FROM ("
-            f"SELECT time, day, {selected}, ({bad}) AS __bad, __late FROM ("
-            f"SELECT *, coalesce(time < lag(time) OVER (), false) AS __late FROM {timed}) ORDER BY __bad, time, {ties})) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 100000)"
+            f"SELECT time, day, {selected}, ({bad}) AS __bad, __late FROM {timed} "
+            f"ORDER BY __bad, time, {ties})) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 100000)"
         )
     file = f"read_parquet({literal(str(path))})"
     total, dropped, late, first, last = connection.execute(
@@ -81,15 +88,11 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     return SortedLog(total - dropped, {name: types[name] for name in columns}, report)
 
 
-def _joined(connection: duckdb.DuckDBPyConnection, spec: LogSpec) -> tuple[str, dict[str, str], list[str]]:
-    """SQL of the log with its side tables, its columns with types, and side columns the log has too."""
-    base = sources.relation(connection, spec, "log")
-    known = _describe(connection, base)
-    where = f" WHERE {spec.where}" if spec.where else ""
-    query, shadowed = f"(SELECT * FROM {base}{where})", []
-    if spec.where:
-        with explained("log.where", list(known)):
-            connection.execute(f"DESCRIBE SELECT * FROM {query}")
+def _joined(
+    connection: duckdb.DuckDBPyConnection, spec: LogSpec, query: str, known: dict[str, str]
+) -> tuple[str, dict[str, str], list[str]]:
+    """SQL of the log with its side tables, all columns with types, and side columns that the log has too."""
+    shadowed: list[str] = []
     for i, side in enumerate(spec.sides):
         field, on = f"log.sides[{i}]", side.on or side.key
         if on not in known:
@@ -99,19 +102,23 @@ def _joined(connection: duckdb.DuckDBPyConnection, spec: LogSpec) -> tuple[str, 
         if side.key not in columns:
             raise LogError(unknown_column(f"{field}.key", side.key, list(columns)))
         key = q(side.key)
-        twice = connection.execute(f"SELECT {key} FROM {table} GROUP BY 1 HAVING count(*) > 1 LIMIT 1").fetchone()
+        twice = connection.execute(
+            f"SELECT {key} FROM {table} GROUP BY 1 HAVING count(*) > 1 LIMIT 1"
+        ).fetchone()
         if twice:
             raise LogError(
                 f"{field}.key {side.key!r} must be unique, but {twice[0]!r} has several rows in {side.paths()[0]}. "
                 "Aggregate the table first, or name another key."
             )
         shadowed += [name for name in columns if name in known and name != side.key]
-        new = {name: kind for name, kind in columns.items() if name not in known}
+        new = {
+            name: kind for name, kind in columns.items() if name not in known and name not in ("time", "day")
+        }
         taken = ", ".join(f"s.{q(name)}" for name in new)
         same = columns[side.key] == known[on]
         match = f"l.{q(on)} = s.{key}" if same else f"CAST(l.{q(on)} AS VARCHAR) = CAST(s.{key} AS VARCHAR)"
         query = f"(SELECT l.*{', ' + taken if taken else ''} FROM {query} l LEFT JOIN {table} s ON {match})"
-        known |= new
+        known = known | new
     return query, known, shadowed
 
 
@@ -120,7 +127,13 @@ def _describe(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, st
 
 
 def _check_columns(spec: LogSpec, known: dict[str, str]) -> None:
-    named = {"user": [spec.user], "item": [spec.item], "time": [spec.time], "signals": spec.signals, "keep": spec.keep}
+    named = {
+        "user": [spec.user],
+        "item": [spec.item],
+        "time": [spec.time],
+        "signals": spec.signals,
+        "keep": spec.keep,
+    }
     for field, names in named.items():
         for name in names:
             if name not in known:
@@ -132,7 +145,9 @@ def _check_columns(spec: LogSpec, known: dict[str, str]) -> None:
 def _time(connection: duckdb.DuckDBPyConnection, spec: LogSpec, joined: str) -> tuple[str, str]:
     """SQL of the time as TIMESTAMP (UTC), NULL where it cannot be read, and the unit it was taken in."""
     column = q(spec.time)
-    kind = str(connection.execute(f"SELECT typeof({column}) FROM {joined} LIMIT 1").fetchall() or "[('BIGINT',)]")
+    kind = str(
+        connection.execute(f"SELECT typeof({column}) FROM {joined} LIMIT 1").fetchall() or "[('BIGINT',)]"
+    )
     kind, unit = kind.strip("[]()',"), spec.time_unit
     if kind.startswith(("TIMESTAMP", "DATE")):
         if unit not in ("auto", "timestamp"):
@@ -144,7 +159,9 @@ def _time(connection: duckdb.DuckDBPyConnection, spec: LogSpec, joined: str) -> 
         return f"CAST(TRY_CAST({column} AS TIMESTAMPTZ) AS TIMESTAMP)", "text"
     if unit in ("text", "timestamp"):
         if not spec.time_format:
-            raise LogError(f"log.time_unit is {unit!r}, but {spec.time!r} holds {kind}. Use s, ms, us, ns or auto.")
+            raise LogError(
+                f"log.time_unit is {unit!r}, but {spec.time!r} holds {kind}. Use s, ms, us, ns or auto."
+            )
         return f"try_strptime(CAST({column} AS VARCHAR), {literal(spec.time_format)})", "text"
     number = f"TRY_CAST({column} AS DOUBLE)"
     if unit == "auto":
@@ -160,9 +177,7 @@ def _time(connection: duckdb.DuckDBPyConnection, spec: LogSpec, joined: str) -> 
     return f"CASE WHEN isfinite({number}) AND abs({number}) < 9e18 THEN make_timestamp({micros}) END", unit
 
 
-def _columns(
-    connection: duckdb.DuckDBPyConnection, spec: LogSpec, known: list[str]
-) -> dict[str, str]:
+def _columns(connection: duckdb.DuckDBPyConnection, spec: LogSpec, known: list[str]) -> dict[str, str]:
     """Columns of the log by name -> SQL. Feature expressions are bound where the signals do not exist."""
     columns = {spec.user: q(spec.user), spec.item: q(spec.item)}
     columns |= {name: q(name) for name in [*spec.signals, *spec.keep]}
@@ -181,7 +196,9 @@ def _columns(
         with explained(f"{field}.column (features never see signals)", visible):
             connection.execute(f"DESCRIBE SELECT ({sql}) AS x FROM {blind}")
         if columns.get(feature.name, sql) != sql:
-            raise LogError(f"{field} would replace the column {feature.name!r} of the log. Give the feature another name.")
+            raise LogError(
+                f"{field} would replace the column {feature.name!r} of the log. Give the feature another name."
+            )
         columns[feature.name] = sql
     named = ", ".join(f"({sql}) AS {q(name)}" for name, sql in columns.items())
     present = f"(SELECT time, day, {named} FROM shape)"

@@ -105,7 +105,9 @@ class Surface:
     def dataset(self, progress: Progress | None = None, memory_limit: str = "1GB") -> Dataset:
         """The encoded log: made on first use (seconds per million rows), then opened in milliseconds."""
         try:
-            return encode(self.spec.log.based_at(self.directory), self.directory / "data", progress, memory_limit)
+            return encode(
+                self.spec.log.based_at(self.directory), self.directory / "data", progress, memory_limit
+            )
         except LogError as error:
             raise LogError(f"Surface {self.name!r}: {error}") from error
 
@@ -115,7 +117,7 @@ class Surface:
 
     def production(self) -> Phi:
         """The production Φ, complete: fields that surface.toml leaves out have the schema's defaults."""
-        return cast(Phi, deepcopy(self._production))
+        return deepcopy(self._production)
 
     @cached_property
     def _production(self) -> Phi:
@@ -238,8 +240,10 @@ def to_toml(spec: SurfaceSpec) -> str:
     """`surface.toml` with a comment on every section; `tomllib` reads it back to an equal spec."""
     data = _without_null(spec.model_dump(mode="json", exclude_defaults=True))
     log = data.pop("log")
-    log["features"] = [_without_null({"name": f.name, "kind": f.kind} | f.model_dump(exclude_defaults=True))
-                       for f in spec.log.features]
+    log["features"] = [
+        _without_null({"name": f.name, "kind": f.kind} | f.model_dump(exclude_defaults=True))
+        for f in spec.log.features
+    ]
     tables = {key: log.pop(key) for key in ("reader", "columns", "split") if key in log}
     sides = log.pop("sides", [])
     features = "".join(f"    {_inline(feature)},\n" for feature in log.pop("features"))

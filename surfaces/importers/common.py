@@ -12,7 +12,15 @@ from evorank.model.data import Dataset
 from evorank.model.encode import Progress
 from evorank.model.errors import ConfigurationError, LogError
 from evorank.model.log import LogSpec
-from evorank.surfaces.surface import Guardrail, NorthStar, Surface, SurfaceSpec, list_surfaces, save_surface, surface_folder
+from evorank.surfaces.surface import (
+    Guardrail,
+    NorthStar,
+    Surface,
+    SurfaceSpec,
+    list_surfaces,
+    save_surface,
+    surface_folder,
+)
 
 __all__ = ["active_days", "batch_size", "find", "finish", "folder"]
 
@@ -68,7 +76,9 @@ def finish(
         production=default_phi(label=label, factors=dict(factors)),
     )
     dataset = Surface(spec, directory).dataset(progress)
-    production = default_phi(label=label, factors=dict(factors), batch_size=batch_size(dataset.schema.training_rows))
+    production = default_phi(
+        label=label, factors=dict(factors), batch_size=batch_size(dataset.schema.training_rows)
+    )
     north_star = active_days(active_user, _horizon(dataset)) if active_user else None
     surface = save_surface(home, spec.model_copy(update={"production": production, "north_star": north_star}))
     surface.check_label()

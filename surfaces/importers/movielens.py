@@ -102,7 +102,10 @@ def _sides_100k(directory: Path) -> list[SideTable]:
         reader = bar | {"names": names, "encoding": "latin-1", "types": types}
         sides.append(SideTable(path=str(items), key="item_id", reader=reader, columns=columns))
     if (users := directory / "u.user").exists():
-        reader = bar | {"names": ["user_id", "age_years", "gender", "occupation", "zip"], "types": {"zip": "VARCHAR"}}
+        reader = bar | {
+            "names": ["user_id", "age_years", "gender", "occupation", "zip"],
+            "types": {"zip": "VARCHAR"},
+        }
         columns = {"age": "least(age_years // 10, 7) * 10", "gender": "gender", "occupation": "occupation"}
         sides.append(SideTable(path=str(users), key="user_id", reader=reader, columns=columns))
     return sides

@@ -75,7 +75,15 @@ def import_recbole(
     features.append(Categorical(name="hour", column="hour(time)"))
     label = label or _label(signals)
     features.append(History(name="recent_items", of=item, length=20, where=f"({label}) > 0.5"))
-    log = LogSpec(**_source(inter, types), user=user, item=item, time=time, signals=signals, sides=sides, features=features)
+    log = LogSpec(
+        **_source(inter, types),
+        user=user,
+        item=item,
+        time=time,
+        signals=signals,
+        sides=sides,
+        features=features,
+    )
     return finish(
         home,
         name,
@@ -119,7 +127,9 @@ def _role(types: dict[str, str], file: Path, prefix: str) -> str:
     for column in types:
         if column.lower().startswith(prefix):
             return column
-    raise LogError(f"{file} has no column for the {prefix}; its columns are {list(types)}. A log needs user, item, time.")
+    raise LogError(
+        f"{file} has no column for the {prefix}; its columns are {list(types)}. A log needs user, item, time."
+    )
 
 
 def _source(file: Path, types: dict[str, str]) -> dict[str, Any]:

@@ -132,7 +132,10 @@ def simulated_spec(rows: int) -> SurfaceSpec:
             ],
         ),
         north_star=active_days("user_id", 7),
-        guardrails=[Guardrail(metric="parameters", maximum=5_000_000), Guardrail(metric="latency_ms", maximum=50)],
+        guardrails=[
+            Guardrail(metric="parameters", maximum=5_000_000),
+            Guardrail(metric="latency_ms", maximum=50),
+        ],
         production=default_phi(
             factors={"clicked": "CAST(click AS DOUBLE)"},
             label="clicked",

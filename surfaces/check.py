@@ -1,0 +1,397 @@
+"""What is in a surface's log, and what is wrong with it: `surface describe` and `surface check`.
+
+For people. Means and shares of the test period are shown so that a broken split is seen; labels of the
+test period are never computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from evorank.model.data import PERIODS, Dataset, Period
+from evorank.model.errors import LogError
+from evorank.model.sources import explained, find_files
+from evorank.model.sources import identifier as q
+from evorank.model.system import Feature, Float32
+from evorank.surfaces.surface import NorthStar, Surface
+
+__all__ = ["Concern", "check", "describe"]
+
+_SAMPLE = 100_000
+"""Training rows that single features are judged on."""
+
+
+@dataclass(frozen=True)
+class Concern:
+    """One thing to know before trusting a surface. `error`: nothing can run; `note`: handled, but told."""
+
+    level: Literal["error", "warning", "note"]
+    code: str
+    message: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.level} {self.code}: {self.message} {self.advice}"
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def describe(surface: Surface) -> dict[str, Any]:
+    """Everything about a surface as JSON: log, periods with the mean of every signal, features, north star.
+
+    Shares lie in [0, 1]. Cold = rows whose user (item) has no row in the training period. A scan or two of
+    the log: about a second per million rows.
+    """
+    dataset, spec = surface.dataset(), surface.spec
+    with dataset.connect("test") as connection:
+        periods = {period: _period(connection, dataset, period) for period in PERIODS}
+        user, item = q(spec.log.user), q(spec.log.item)
+        items, duplicates = connection.execute(
+            f"SELECT (SELECT count(DISTINCT {item}) FROM log), (SELECT count(*) FROM (SELECT {user} = lag({user}) "
+            f"OVER () AND {item} = lag({item}) OVER () AND time = lag(time) OVER () AS same FROM log) WHERE same)"
+        ).fetchone() or (0, 0)
+        counts = connection.execute(
+            f"SELECT median(n), avg(CAST(n < 5 AS INTEGER)) FROM (SELECT count(*) AS n FROM log "
+            f"WHERE row < {dataset.schema.training_rows} GROUP BY {user})"
+        ).fetchone() or (0, 0)
+    return {
+        "name": surface.name,
+        "description": spec.description,
+        "directory": str(surface.directory),
+        "data_version": dataset.key,
+        "log": {
+            "paths": spec.log.paths(),
+            "rows": len(dataset),
+            "users": dataset.user_count,
+            "items": items,
+            "rows_per_user_median": counts[0],
+            "share_of_users_below_5_rows": counts[1],
+            "duplicate_rows": duplicates,
+            **dataset.report,
+        },
+        "periods": periods,
+        "features": [_feature(dataset, feature) for feature in dataset.schema.features],
+        "columns": dict(dataset.schema.columns),
+        "north_star": spec.north_star.model_dump() if spec.north_star else None,
+        "reward_persona_off": surface.reward_persona_off,
+        "guardrails": [guardrail.model_dump() for guardrail in spec.guardrails],
+        "system": spec.system,
+        "production": surface.production(),
+    }
+
+
+def check(surface: Surface) -> list[Concern]:
+    """What to know before trusting a surface, worst first. Raises LogError only where nothing can be read."""
+    dataset, facts = surface.dataset(), describe(surface)
+    found = [
+        *_label(surface),
+        *_rows(facts),
+        *_periods(facts),
+        *_features(facts),
+        *_north_star(surface, dataset),
+    ]
+    if not any(concern.code == "label" for concern in found):
+        found += _leakage(surface, dataset)
+    try:
+        find_files(surface.spec.log.based_at(surface.directory), "log")
+    except LogError as error:
+        advice = "The encoded copy is used; restore the source to encode it differently."
+        found.append(Concern("note", "source-missing", str(error), advice))
+    return sorted(found, key=lambda concern: ["error", "warning", "note"].index(concern.level))
+
+
+# Facts
+
+
+def _period(connection: duckdb.DuckDBPyConnection, dataset: Dataset, period: Period) -> dict[str, Any]:
+    rows, spec = dataset.bounds[period], dataset.spec
+    table = f"(SELECT * FROM log WHERE row >= {rows.start} AND row < {rows.stop})"
+    train = f"(SELECT * FROM log WHERE row < {dataset.schema.training_rows})"
+    first, last, days, users = connection.execute(
+        f"SELECT min(time), max(time), count(DISTINCT day), count(DISTINCT {q(spec.user)}) FROM {table}"
+    ).fetchone() or (None, None, 0, 0)
+    facts = {
+        "rows": rows.stop - rows.start,
+        "first": str(first),
+        "last": str(last),
+        "days": days,
+        "users": users,
+        "signals": {name: _signal(connection, dataset, table, name) for name in spec.signals},
+    }
+    if period != "train":
+        for what, column in (("user", spec.user), ("item", spec.item)):
+            cold = connection.execute(
+                f"SELECT count(*) FROM {table} l ANTI JOIN (SELECT DISTINCT {q(column)} AS id FROM {train}) t "
+                f"ON l.{q(column)} = t.id"
+            ).fetchone() or (0,)
+            facts[f"cold_{what}_share"] = cold[0] / facts["rows"]
+    return facts
+
+
+def _signal(connection: duckdb.DuckDBPyConnection, dataset: Dataset, table: str, name: str) -> dict[str, Any]:
+    """Mean, deviation and extremes of a numeric signal (for 0 / 1: the rate); only what is missing of others."""
+    kind, column = dataset.schema.columns[name], q(name)
+    if kind.startswith(("VARCHAR", "TIMESTAMP", "DATE", "TIME", "BLOB")) or kind.endswith(("]", ")")):
+        missing = connection.execute(f"SELECT count(*) - count({column}) FROM {table}").fetchone() or (0,)
+        return {"type": kind, "missing": missing[0]}
+    if kind.startswith("DECIMAL"):
+        column = f"CAST({column} AS DOUBLE)"
+    row = (
+        connection.execute(
+            f"SELECT avg(x) FILTER (isfinite(x)), stddev_pop(x) FILTER (isfinite(x)), min(x), max(x), "
+            f"count(*) - count(x), count_if(NOT isfinite(x)) FROM (SELECT CAST({column} AS DOUBLE) AS x FROM {table})"
+        ).fetchone()
+        or (None,) * 6
+    )
+    names = ("mean", "deviation", "minimum", "maximum", "missing", "not_finite")
+    return {"type": kind, **dict(zip(names, row, strict=True))}
+
+
+def _feature(dataset: Dataset, feature: Feature) -> dict[str, Any]:
+    """Shape of a feature, and the share of training and validation rows where it says nothing (code 0)."""
+    facts: dict[str, Any] = {"name": feature.name, "kind": feature.kind}
+    if feature.kind == "numeric":
+        values = _sampled(dataset, "train", feature.name)
+        return facts | {
+            "constant": bool(values.min() == values.max()),
+            "missing_share": _missing(dataset, feature),
+        }
+    facts |= {"size": feature.size, "length": feature.length, "of": feature.of}
+    for period in ("train", "validation"):
+        codes = _sampled(dataset, period, feature.name)
+        empty = codes == 0 if feature.kind == "categorical" else (codes == 0).all(axis=1)
+        facts[f"unknown_share_{period}"] = float(empty.mean())
+    if feature.kind == "categorical":
+        codes = _sampled(dataset, "train", feature.name)
+        facts["constant"] = bool((codes == codes[0]).all())
+        facts["missing_share"] = _missing(dataset, feature)
+    return facts
+
+
+def _missing(dataset: Dataset, feature: Feature) -> float:
+    return float(dataset.report["missing"].get(feature.name, 0)) / len(dataset)
+
+
+def _sampled(dataset: Dataset, period: Period, name: str) -> npt.NDArray[Any]:
+    rows = dataset.bounds[period]
+    return dataset.rows(slice(rows.start, rows.stop, _step(rows))).column(name)
+
+
+def _step(rows: slice) -> int:
+    return max(1, (rows.stop - rows.start) // _SAMPLE)
+
+
+# Judgements
+
+
+def _label(surface: Surface) -> Iterator[Concern]:
+    try:
+        surface.check_label()
+    except LogError as error:
+        yield Concern("error", "label", str(error), "Change [production.reward] in surface.toml.")
+        return
+    dataset, production = surface.dataset(), surface.production()
+    labels = dataset.labels(surface.system().objective(production))
+    means = [float(labels[dataset.bounds[period]].mean()) for period in ("train", "validation")]
+    deviation = float(labels[dataset.bounds["train"]].std())
+    if abs(means[1] - means[0]) > 0.25 * deviation:
+        yield Concern(
+            "warning",
+            "label-drift",
+            f"The production label's mean goes from {means[0]:.4g} in training to {means[1]:.4g} in validation.",
+            "A model calibrated on the past will be off; look for a change in the log or the product.",
+        )
+
+
+def _rows(facts: Mapping[str, Any]) -> Iterator[Concern]:
+    log, train = facts["log"], facts["periods"]["train"]
+    if log["dropped_rows"]:
+        share = log["dropped_rows"] / log["source_rows"]
+        yield Concern(
+            "warning" if share > 0.01 else "note",
+            "dropped-rows",
+            f"{log['dropped_rows']:,} of {log['source_rows']:,} rows have no user, item or readable time and are left out.",
+            "Check `user`, `item`, `time`, `time_unit`, `time_format`.",
+        )
+    if log["out_of_order_rows"]:
+        yield Concern(
+            "note",
+            "out-of-order",
+            f"{log['out_of_order_rows']:,} rows are earlier than the row before them; the log was sorted by time.",
+            "Nothing to do.",
+        )
+    if log["duplicate_rows"]:
+        share = log["duplicate_rows"] / log["rows"]
+        yield Concern(
+            "warning" if share > 0.01 else "note",
+            "duplicates",
+            f"{log['duplicate_rows']:,} rows repeat the user, item and time of the row before them.",
+            "Deduplicate the source if they are not separate impressions.",
+        )
+    if train["rows"] < 1000:
+        yield Concern(
+            "warning",
+            "small-log",
+            f"The training period has {train['rows']} rows.",
+            "Differences below several percent will not be told from noise; use a longer log.",
+        )
+    if log["share_of_users_below_5_rows"] > 0.5:
+        yield Concern(
+            "warning",
+            "short-histories",
+            f"{log['share_of_users_below_5_rows']:.0%} of the training users have fewer than 5 rows.",
+            "Per-user features will say little; per-user AUC covers few users.",
+        )
+
+
+def _periods(facts: Mapping[str, Any]) -> Iterator[Concern]:
+    train = facts["periods"]["train"]
+    for period in ("validation", "test"):
+        for what in ("user", "item"):
+            share = facts["periods"][period][f"cold_{what}_share"]
+            if share > 0.5:
+                yield Concern(
+                    "warning",
+                    f"cold-{what}s",
+                    f"{share:.0%} of the {period} rows are of {what}s without a training row.",
+                    f"The {what} id says nothing there: rely on features that generalise.",
+                )
+    for name, before in train["signals"].items():
+        if before.get("mean") is None:
+            yield Concern(
+                "note", "signal-not-numeric", f"Signal {name!r} is {before['type']}.", "Cast it in rewards."
+            )
+            continue
+        if before["minimum"] == before["maximum"]:
+            yield Concern(
+                "warning",
+                "constant-signal",
+                f"Signal {name!r} is {before['minimum']:g} on every training row.",
+                "It cannot be a reward; take it out of `signals`.",
+            )
+        for period in PERIODS:
+            each = facts["periods"][period]["signals"][name]
+            if each["not_finite"]:
+                yield Concern(
+                    "warning",
+                    "signal-not-finite",
+                    f"Signal {name!r} is NaN or infinite on {each['not_finite']:,} rows of the {period} period.",
+                    "Clean it in [log.columns], e.g. CASE WHEN isfinite(x) THEN x ELSE 0 END.",
+                )
+            mean = each["mean"]
+            if (
+                period != "train"
+                and mean is not None
+                and abs(mean - before["mean"]) > 0.25 * before["deviation"] > 0
+            ):
+                yield Concern(
+                    "warning",
+                    "signal-drift",
+                    f"The mean of {name!r} goes from {before['mean']:.4g} in training to {mean:.4g} in {period}.",
+                    "Look for a change in logging or in the product between the periods.",
+                )
+
+
+def _features(facts: Mapping[str, Any]) -> Iterator[Concern]:
+    for feature in facts["features"]:
+        name = feature["name"]
+        bad = facts["log"]["not_finite"].get(name, 0)
+        if bad:
+            yield Concern(
+                "warning",
+                "feature-not-finite",
+                f"Feature {name!r} is NaN or infinite on {bad:,} rows; they were encoded as 0 (the mean).",
+                "Mend the source, or clean it in `column`.",
+            )
+        if feature.get("constant"):
+            yield Concern(
+                "warning",
+                "constant-feature",
+                f"Feature {name!r} has one value in the training period.",
+                "It teaches nothing; take it out of `features`.",
+            )
+        if feature.get("missing_share", 0) > 0.5:
+            yield Concern(
+                "warning",
+                "mostly-missing",
+                f"Feature {name!r} is missing on {feature['missing_share']:.0%} of the rows.",
+                "If it comes from a side table, compare the keys (types, leading zeros).",
+            )
+
+
+def _north_star(surface: Surface, dataset: Dataset) -> Iterator[Concern]:
+    star = surface.spec.north_star
+    if star is None:
+        yield Concern("note", "no-north-star", str(surface.reward_persona_off), "")
+        return
+    days = dataset.days(slice(0, dataset.bounds["validation"].stop))
+    if int(days[-1] - days[0]) + 1 <= star.horizon_days:
+        yield Concern(
+            "warning",
+            "horizon",
+            f"Training and validation span {int(days[-1] - days[0]) + 1} days, not more than the north star's horizon "
+            f"of {star.horizon_days}: no user's outcome is complete.",
+            "Shorten north_star.horizon_days, or use a longer log.",
+        )
+    yield from _north_star_sql(star, dataset)
+
+
+def _north_star_sql(star: NorthStar, dataset: Dataset) -> Iterator[Concern]:
+    advice = "It must be a SELECT over `log` that returns (user id, day, value)."
+    try:
+        with dataset.connect() as connection, explained("north_star.sql", list(dataset.schema.columns)):
+            row = connection.execute(f"SELECT * FROM ({star.sql}) LIMIT 1").fetchone()
+    except LogError as error:
+        yield Concern("error", "north-star-sql", str(error), advice)
+        return
+    if row is None or len(row) != 3:
+        seen = "no row" if row is None else f"{len(row)} columns"
+        yield Concern("error", "north-star-sql", f"north_star.sql returns {seen}.", advice)
+
+
+def _leakage(surface: Surface, dataset: Dataset) -> Iterator[Concern]:
+    """Features that tell the label nearly alone: learned on even rows of a sample, judged on odd ones."""
+    rows = dataset.bounds["train"]
+    labels = dataset.labels(surface.system().objective(surface.production()))
+    target = np.asarray(labels[rows.start : rows.stop : _step(rows)])
+    positive = target > target.mean()
+    for feature in dataset.schema.features:
+        if feature.kind == "history" and feature.of is not None:
+            continue
+        values = _sampled(dataset, "train", feature.name)
+        values = values[:, 0] if values.ndim == 2 else values
+        score = values if feature.kind == "numeric" else _means(values, target, feature.size)
+        area = _auc(score[1::2], positive[1::2])
+        if max(area, 1 - area if feature.kind == "numeric" else 0) > 0.95:
+            yield Concern(
+                "warning",
+                "leakage",
+                f"Feature {feature.name!r} alone tells the label with AUC {max(area, 1 - area):.3f}.",
+                "It is probably known only after the impression: move it from `features` to `signals`.",
+            )
+
+
+def _means(codes: npt.NDArray[Any], target: Float32, size: int) -> npt.NDArray[np.float64]:
+    """Mean target of each code over the even rows, shrunk to the overall mean, for every row."""
+    codes, learned = np.asarray(codes), slice(None, None, 2)
+    sums = np.bincount(codes[learned], target[learned], size)
+    counts = np.bincount(codes[learned], minlength=size)
+    table: npt.NDArray[np.float64] = (sums + target.mean()) / (counts + 1)
+    return table[codes]
+
+
+def _auc(score: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> float:
+    from scipy.stats import rankdata
+
+    ones = int(positive.sum())
+    if not 0 < ones < len(positive):
+        return 0.5
+    ranks = rankdata(score)
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * (len(positive) - ones)))
