@@ -7,7 +7,6 @@ not be exceeded (guardrails), which system ranks, and the production Φ that del
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import re
 import tomllib
@@ -22,6 +21,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evorank.model import sources
+from evorank.model.conformance import load_system
 from evorank.model.data import Dataset
 from evorank.model.encode import Progress, encode
 from evorank.model.errors import ConfigurationError, LogError, RefusedDelta, ToolError
@@ -38,6 +38,7 @@ __all__ = [
     "open_surface",
     "save_surface",
     "surface_folder",
+    "use_system",
 ]
 
 BUILT_IN = "simulated"
@@ -98,7 +99,8 @@ class Surface:
         if self.spec.north_star is not None:
             return None
         return (
-            f"Surface {self.name!r} has no north star in its log, so no reward can be told better than another: "
+            f"Surface {self.name!r} has no north star in its log, so no reward can be told better than "
+            "another: "
             "the reward persona is switched off. Add a [north_star] to surface.toml to switch it on."
         )
 
@@ -129,7 +131,7 @@ class Surface:
         return self._build(self.production())
 
     def _build(self, production: Phi) -> RankingSystem:
-        return system_class(self.spec.system)(self.dataset().schema, production)
+        return load_system(self.spec.system)(self.dataset().schema, production)
 
     def check_label(self) -> None:
         """LogError where the production label cannot be computed or is one class only."""
@@ -138,19 +140,6 @@ class Surface:
             self.dataset().labels(objective)
         except (ToolError, RefusedDelta) as error:
             raise LogError(f"Surface {self.name!r}: production {error}") from error
-
-
-def system_class(reference: str) -> type[RankingSystem]:
-    """The class named `module:Class`. ConfigurationError where it cannot be imported."""
-    module, _, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"`system` must be an importable module:Class, got {reference!r} ({error}). Put its folder on "
-            "PYTHONPATH or install it."
-        ) from error
-    return cast("type[RankingSystem]", found)
 
 
 def open_surface(home: Path, name: str) -> Surface:
@@ -196,6 +185,14 @@ def save_surface(home: Path, spec: SurfaceSpec) -> Surface:
     return open_surface(home, spec.name)
 
 
+def use_system(home: Path, surface: Surface, system: str) -> Surface:
+    """Let `module:Class` rank the surface from now on, starting at that class's own production Φ."""
+    production = load_system(system)(surface.dataset().schema, None).production()
+    saved = save_surface(home, surface.spec.model_copy(update={"system": system, "production": production}))
+    saved.check_label()
+    return saved
+
+
 def list_surfaces(home: Path) -> list[str]:
     """Names of the surfaces under `home`, and the built-in one."""
     found = {path.parent.name for path in (Path(home) / "surfaces").glob("*/surface.toml")}
@@ -224,8 +221,9 @@ def _problems(error: ValidationError) -> str:
 # surface.toml
 
 _COMMENTS = {
-    "log": "Where the log is and what its columns mean. `signals` are known only after the impression: rewards\n"
-    "# are SQL over them, features never see them. [log.columns]: new column = SQL over the source's columns.",
+    "log": "Where the log is and what its columns mean. `signals` are known only after the impression:\n"
+    "# rewards are SQL over them, features never see them. [log.columns]: new column = SQL over the source's "
+    "columns.",
     "log.split": "Shares of rows in time order; the rest is the test period, which no agent ever queries.",
     "log.sides": "User and item tables, joined by key.",
     "log.features": "What the ranker sees: categorical (ids), numeric, history (the user's last values of a\n"
@@ -246,6 +244,7 @@ def to_toml(spec: SurfaceSpec) -> str:
     ]
     tables = {key: log.pop(key) for key in ("reader", "columns", "split") if key in log}
     sides = log.pop("sides", [])
+    production = tomli_w.dumps({"production": data["production"]}, multiline_strings=True)
     features = "".join(f"    {_inline(feature)},\n" for feature in log.pop("features"))
     sections = [
         f"# Surface {spec.name!r}. After an edit: evorank surface check {spec.name}\n",
@@ -255,7 +254,8 @@ def to_toml(spec: SurfaceSpec) -> str:
         *(_section("log.sides", _lines(side), array=True) for side in sides),
         *(_section(key, _lines(data[key])) for key in ("north_star",) if key in data),
         *(_section("guardrails", _lines(each), array=True) for each in data.get("guardrails", [])),
-        f"# {_COMMENTS['production']}\n{tomli_w.dumps({'production': data['production']}, multiline_strings=True)}",
+        "# "
+        f"# {_COMMENTS['production']}\n{production}",
     ]
     return "\n".join(sections)
 
