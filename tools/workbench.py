@@ -22,6 +22,7 @@ from evorank.model.system import Float32, Int32, Objective, Phi
 from evorank.tools.cache import EvaluationCache
 from evorank.tools.comparison import Effort
 from evorank.tools.evaluator.executor import Evaluation, Executor, Job
+from evorank.tools.run_sql_query import SqlProcess
 
 if TYPE_CHECKING:
     from evorank.surfaces.surface import Surface
@@ -47,6 +48,7 @@ class Workbench:
         self.system = surface.system()
         self.production: Phi = surface.production()
         self.cache = EvaluationCache(Path(cache))
+        self.sql = SqlProcess(self.dataset)
 
     def check(self, phi: Phi) -> list[Finding]:
         """Everything wrong with Φ that can be known without training, guardrails on its size included."""
@@ -67,6 +69,10 @@ class Workbench:
             for rail in self.surface.spec.guardrails
             if rail.metric in measured and measured[rail.metric] > rail.maximum
         ]
+
+    def close(self) -> None:
+        """End the SQL process; the executor belongs to whoever made it."""
+        self.sql.close()
 
     def evaluate(self, phi: Phi, seed: int, effort: Effort = "full") -> Evaluation:
         """Train `phi` and predict the scored rows, or find it in the cache. ToolError if it fails."""

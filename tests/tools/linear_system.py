@@ -18,7 +18,7 @@ from evorank.model.system import Cost, Objective
 class LinearSystem:
     def __init__(self, log, production=None):
         self.log = log
-        self._production = production or {"lr": 0.5, "l2": 0.0, "label": "click"}
+        self._production = production or {"lr": 0.5, "l2": 0.0, "steps": 3, "label": "click"}
 
     def schema(self):
         return {"type": "object", "properties": {"lr": {"type": "number", "description": "step size"}}}

@@ -9,7 +9,7 @@ from evorank.tools.compute_loss import compute_loss, final_comparison
 
 
 def test_a_candidate_that_learns_more_is_better_and_says_so_in_numbers(bench):
-    found = compute_loss({"lr": 0.5, "steps": 150, "label": "click"}, bench)
+    found = compute_loss(bench.production | {"steps": 12}, bench)
     assert found.verdict == "better", found.reason
     assert found.high < 0
     assert found.low <= found.difference <= found.high
@@ -53,7 +53,7 @@ def test_a_large_log_is_tried_on_a_slice_first(bench, monkeypatch):
     assert (found.verdict, found.effort) == ("worse", "slice")
     train = bench.train_slice("slice")
     assert (train.stop - train.start, train.stop) == (3_000, bench.dataset.bounds["train"].stop)
-    assert compute_loss({"lr": 0.5, "steps": 150, "label": "click"}, bench).effort == "full"
+    assert compute_loss(bench.production | {"steps": 12}, bench).effort == "full"
 
 
 def test_an_invalid_candidate_is_refused_before_any_training(bench):
@@ -88,7 +88,7 @@ def test_a_broken_training_is_a_tool_error(bench):
 
 
 def test_the_final_comparison_scores_the_test_period(bench):
-    found = final_comparison({"lr": 0.5, "steps": 150, "label": "click"}, bench, [5, 6, 7])
+    found = final_comparison(bench.production | {"steps": 12}, bench, [5, 6, 7])
     test = bench.dataset.bounds["test"]
     assert (found.effort, found.seeds, found.rows) == ("test", [5, 6, 7], test.stop - test.start)
     assert found.verdict == "better"

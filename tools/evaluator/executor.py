@@ -162,6 +162,7 @@ class _Zygote:
             return self._control
         self._stop()
         self._control, theirs = socket.socketpair()
+        self._control.settimeout(120)  # importing torch on a cold, busy disk
         environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -197,15 +198,27 @@ class _Worker:
         self._pipe: Connection | None = None
         self._lock = threading.Lock()
         self._why = ""
+        self._turn = 0
 
-    def ask(self, request: Mapping[str, Any], limit: float, rows: int | None) -> tuple[Any, Float32 | None]:
+    def begin(self) -> int:
+        """Start a turn; `kill` needs its number, so that a late one cannot hit the next job."""
+        with self._lock:
+            self._turn, self._why = self._turn + 1, ""
+            return self._turn
+
+    def ask(
+        self, turn: int, request: Mapping[str, Any], limit: float, rows: int | None
+    ) -> tuple[Any, Float32 | None]:
         """Send a request, wait for its answer: the header and, where `rows` is given, that many floats."""
         pipe = self._send(json.dumps(request).encode())
         written = self._zygote.written()
-        watch = threading.Timer(limit, self.kill, [f"took longer than {limit:g} seconds and was stopped"])
+        late = f"took longer than {limit:g} seconds and was stopped"
+        watch = threading.Timer(limit, self.kill, [turn, late])
         watch.daemon = True
         watch.start()
         try:
+            if self._why:  # cancelled while the process was made
+                raise EOFError
             header = json.loads(pipe.recv_bytes(1 << 20))
             predictions = None
             if rows is not None and "error" not in header:
@@ -231,7 +244,6 @@ class _Worker:
         for attempt in (1, 2):
             if self._pipe is None:
                 self._pid, self._pipe = self._zygote.fork()
-            self._why = ""
             try:
                 self._pipe.send_bytes(message)
                 return self._pipe
@@ -241,11 +253,13 @@ class _Worker:
                     raise ToolError(f"The training process takes no jobs ({error}).") from error
         raise AssertionError("unreachable")
 
-    def kill(self, why: str) -> None:
+    def kill(self, turn: int, why: str) -> None:
         """Stop the process, from any thread; whoever waits in `ask` gets a ToolError that says why."""
         with self._lock:
+            if turn != self._turn:
+                return
+            self._why = why
             if self._pipe is not None:
-                self._why = why
                 self._zygote.kill(self._pid)
 
     def drop(self) -> None:
@@ -272,7 +286,7 @@ class LocalPool:
         self._zygote = _Zygote()
         self._jobs: dict[str, tuple[Job, Future[Evaluation]]] = {}
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._running: dict[str, _Worker] = {}
+        self._running: dict[str, tuple[_Worker, int]] = {}
         self._lock = threading.Lock()
         self._checker, self._check_lock = _Worker(self._zygote), threading.Lock()
         self._slots = [_Worker(self._zygote) for _ in range(count)]
@@ -317,11 +331,12 @@ class LocalPool:
 
     def cancel(self, id: str) -> None:
         with self._lock:
-            job, worker = self._jobs.get(id), self._running.get(id)
-        if job is not None and worker is None:
-            _fail(job[1], ToolError("The training was cancelled."))
-        elif worker is not None:
-            worker.kill("was cancelled")
+            entry, running = self._jobs.get(id), self._running.get(id)
+        if running is not None:
+            worker, turn = running
+            worker.kill(turn, "was cancelled")
+        elif entry is not None:
+            _fail(entry[1], ToolError("The training was cancelled."))
 
     def check(self, dataset: Path, system: str, production: Phi, phi: Phi) -> list[Finding]:
         request = {
@@ -334,7 +349,7 @@ class LocalPool:
         with self._check_lock:
             if self._closed:
                 raise ToolError("The pool is closed.")
-            header, _ = self._checker.ask(request, self._check_limit, None)
+            header, _ = self._checker.ask(self._checker.begin(), request, self._check_limit, None)
         return [Finding(**finding) for finding in header["findings"]]
 
     def close(self) -> None:
@@ -366,10 +381,11 @@ class LocalPool:
                 entry = self._jobs.get(id)
                 if entry is None or entry[1].done():
                     continue
-                self._running[id] = worker
+                turn = worker.begin()
+                self._running[id] = worker, turn
             job, future = entry
             try:
-                evaluation = _run(worker, job, self._limit)
+                evaluation = _run(worker, turn, job, self._limit)
             except Exception as error:
                 _fail(future, error if isinstance(error, ToolError) else ToolError(f"Executor: {error!r}"))
             else:
@@ -391,13 +407,13 @@ class LocalPool:
             self._jobs.pop(id, None)
 
 
-def _run(worker: _Worker, job: Job, limit: float) -> Evaluation:
+def _run(worker: _Worker, turn: int, job: Job, limit: float) -> Evaluation:
     request = asdict(job) | {
         "kind": "evaluate",
         "dataset": str(job.dataset),
         "label_path": str(job.label_path),
     }
-    header, predictions = worker.ask(request, limit, job.score[1] - job.score[0])
+    header, predictions = worker.ask(turn, request, limit, job.score[1] - job.score[0])
     assert predictions is not None
     wrong = int(np.count_nonzero(~np.isfinite(predictions)))
     if wrong:

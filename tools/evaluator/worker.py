@@ -2,8 +2,8 @@
 
 Started by `executor.py` as `python -P -m evorank.tools.evaluator.worker FD`, with OMP_NUM_THREADS=1 and its
 like: several OpenMP threads under contention collapse to a tenth, and forking is only safe with one.
-The zygote owns its children: it alone forks, kills and reaps them, and when its socket closes (the parent is gone, however it
-died) it kills them all and exits. Messages are JSON and raw arrays, never pickles.
+The zygote owns its children: it alone forks, kills and reaps them, and when its socket closes (the parent
+is gone, however it died) it kills them all and exits. Messages are JSON and raw arrays, never pickles.
 """
 
 from __future__ import annotations
