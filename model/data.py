@@ -75,7 +75,8 @@ class Dataset:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LogError(
-                f"{directory} is not an encoded log ({type(error).__name__}: {error}). Delete it; it is made again."
+                f"{directory} is not an encoded log ({type(error).__name__}: {error}). Delete it; it is "
+                "made again."
             ) from error
 
     def __len__(self) -> int:
@@ -195,7 +196,8 @@ class Dataset:
         bad = int(np.count_nonzero(~np.isfinite(labels)))
         if bad:
             raise ToolError(
-                f"{where} must be a number on every row; {bad} of {len(labels)} rows are NULL, NaN or infinite. "
+                f"{where} must be a number on every row; {bad} of {len(labels)} rows are NULL, NaN or "
+                "infinite. "
                 "Guard divisions with NULLIF and wrap what can be missing in COALESCE(x, 0)."
             )
         if objective.loss == "bce" and len(labels) and (labels.min() < 0 or labels.max() > 1):

@@ -55,7 +55,8 @@ def encode(
     """The dataset of `spec` under `directory`/KEY, made if it is not there yet.
 
     `spec`'s paths are absolute or relative to the working directory. `memory_limit` bounds DuckDB, which
-    spills beside the dataset. Raises LogError: missing file, wrong column, empty log, empty period, disk full.
+    spills beside the dataset. Raises LogError: missing file, wrong column, empty log or
+    period, disk full.
     """
     key = dataset_key(spec, directory)
     final = directory / key
@@ -157,16 +158,18 @@ class _Encoder:
     def _learn_users(self) -> None:
         user = q(self.spec.user)
         self.db.execute(
-            f"CREATE TABLE users AS SELECT value, CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS number "
+            "CREATE TABLE users AS SELECT value, CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) "
+            "AS number "
             f"FROM (SELECT {user} AS value, min(row) AS first FROM log GROUP BY 1)"
         )
         self.user_count = int(self._one("SELECT count(*) FROM users"))
 
     def _learn_vocabulary(self, feature: Categorical | Tokens, values: str) -> None:
-        """Table `v_NAME` and vocabulary/NAME.parquet: the most frequent training values get codes 1, 2, ..."""
+        """Table `v_NAME` and vocabulary/NAME.parquet: frequent training values get codes 1, 2, ..."""
         table = q(f"v_{feature.name}")
         self.db.execute(
-            f"CREATE TABLE {table} AS SELECT value, CAST(row_number() OVER () AS INTEGER) AS code, count FROM ("
+            f"CREATE TABLE {table} AS SELECT value, CAST(row_number() OVER () AS INTEGER) AS code, count "
+            "FROM ("
             f"SELECT value, count(*) AS count FROM ({values}) WHERE value IS NOT NULL GROUP BY value "
             f"HAVING count(*) >= {feature.min_count} ORDER BY count DESC, value LIMIT {feature.max_size - 1})"
         )
@@ -175,20 +178,23 @@ class _Encoder:
         self.sizes[feature.name] = int(self._one(f"SELECT count(*) + 1 FROM {table}"))
 
     def _learn_tokens(self, feature: Tokens, kind: str) -> None:
-        """Words are looked up once per distinct list: `t_NAME` numbers the lists, `words` holds their codes."""
+        """Words are looked up once per distinct list: `t_NAME` numbers lists, `words` has their codes."""
         name, table = q(feature.name), q(f"t_{feature.name}")
         split = name if kind.endswith("]") else f"string_split({name}, {literal(feature.separator)})"
         words = f"list_filter({split}, lambda word: word IS NOT NULL AND CAST(word AS VARCHAR) <> '')"
         self._learn_vocabulary(feature, f"SELECT unnest({words}) AS value FROM train")
         self.db.execute(
-            f"CREATE TABLE {table} AS SELECT {name} AS value, CAST(row_number() OVER (ORDER BY {name}) AS INTEGER) "
+            f"CREATE TABLE {table} AS SELECT {name} AS value, CAST(row_number() OVER (ORDER BY {name}) AS "
+            "INTEGER) "
             f"AS number FROM (SELECT DISTINCT {name} FROM log WHERE {name} IS NOT NULL)"
         )
         count = int(self._one(f"SELECT count(*) FROM {table}"))
         matrix = np.zeros((count + 1, feature.length), np.int32)
         found = self.db.execute(
-            f"SELECT number, place, code FROM (SELECT number, word, place FROM (SELECT number, unnest(words) AS word, "
-            f"generate_subscripts(words, 1) - 1 AS place FROM (SELECT number, {words.replace(name, 'value')} AS words "
+            "SELECT number, place, code FROM (SELECT number, word, place FROM (SELECT number, "
+            "unnest(words) AS word, "
+            "generate_subscripts(words, 1) - 1 AS place FROM (SELECT number, "
+            f"{words.replace(name, 'value')} AS words "
             f"FROM {table}))) JOIN {q('v_' + feature.name)} ON word = value WHERE place < {feature.length}"
         ).fetchnumpy()
         matrix[found["number"], found["place"]] = found["code"]

@@ -144,7 +144,8 @@ class Split(_Spec):
     def _room_for_a_test(self) -> Split:
         if self.train + self.validation >= 1:
             raise ValueError(
-                f"train + validation must be below 1 to leave a test period, got {self.train + self.validation:g}"
+                "train + validation must be below 1 to leave a test period, got "
+                f"{self.train + self.validation:g}"
             )
         if (self.validation_from is None) != (self.test_from is None):
             raise ValueError("validation_from and test_from go together; give both or neither")
@@ -169,7 +170,8 @@ class LogSpec(Source):
     where: str | None = Field(default=None, description="SQL over the source's columns: rows to use")
     signals: list[str] = Field(
         min_length=1,
-        description="Columns observed after the impression (click, watch time, rating ...): rewards are made of "
+        description="Columns observed after the impression (click, watch time, rating ...): rewards are "
+        "made of "
         "them, features never see them",
     )
     keep: list[str] = Field(default_factory=list, description="Further columns for SQL, e.g. is_rand")

@@ -57,6 +57,7 @@ def _none_empty(starts: list[int], rows: int, spec: LogSpec) -> list[int]:
         if size <= 0:
             raise LogError(
                 f"log.split leaves the {period} period empty: {rows} rows split into {sizes} at "
-                f'{spec.split.model_dump(exclude_none=True)}. Use a longer log, other shares, or snap = "time".'
+                f"{spec.split.model_dump(exclude_none=True)}. Use a longer log, other shares, or snap = "
+                '"time".'
             )
     return starts

@@ -111,7 +111,8 @@ def _attached(connection: duckdb.DuckDBPyConnection, file: Path, table: str | No
     connection.execute(f"ATTACH IF NOT EXISTS {literal(str(file))} AS {alias} (READ_ONLY)")
     rows = connection.execute(
         "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE database_name = $1 UNION ALL "
-        "SELECT schema_name || '.' || view_name FROM duckdb_views() WHERE database_name = $1 AND NOT internal",
+        "SELECT schema_name || '.' || view_name FROM duckdb_views() WHERE database_name = $1 AND NOT "
+        "internal",
         [alias],
     ).fetchall()
     tables = sorted(row[0] for row in rows)
@@ -141,7 +142,8 @@ def explained(field: str, known: Sequence[str] = ()) -> Iterator[None]:
         raise LogError(f"{field} cannot be read: {' '.join(text.split())[:400]}") from None
     except OSError as error:
         raise LogError(
-            f"{field}: {error.strerror or error} ({error.filename or 'while writing'}). Free disk space, or point "
+            f"{field}: {error.strerror or error} ({error.filename or 'while writing'}). Free disk space, "
+            "or point "
             "--home at another disk, and run again; nothing half-written is kept."
         ) from None
 
@@ -152,7 +154,8 @@ def unknown_column(field: str, name: str, known: Sequence[str]) -> str:
     if not close:
         close = [each for each in known if each.lower() == name.lower()]
     shown = ", ".join(known[:40]) + (" ..." if len(known) > 40 else "")
-    return f"{field} names no column, got {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} Columns: {shown}."
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{field} names no column, got {name!r}.{hint} Columns: {shown}."
 
 
 def content_hashes(sources: Mapping[str, Source], memo: Path) -> dict[str, list[str]]:

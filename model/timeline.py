@@ -32,7 +32,7 @@ class SortedLog:
 def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path) -> SortedLog:
     """Write the log in time order to `path` with `row`, `time`, `day` and the columns the spec names.
 
-    Rows without user, item or time are dropped and counted. LogError: what cannot be read, or nothing is left.
+    Rows without user, item or time are dropped and counted. LogError: it cannot be read, or nothing is left.
     """
     base = sources.relation(connection, spec, "log")
     known = _describe(connection, base)
@@ -48,7 +48,7 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     late = f"coalesce({time} < lag({time}) OVER (), false)"
     base = f"(SELECT {rest}, {time} AS time, {day} AS day, {late} AS __late FROM {base}{where})"
     timed, known, shadowed = _joined(connection, spec, base, known)
-    # Expressions are bound to an empty table of the same shape: binding to CSV files would sniff them each time.
+    # Expressions are bound to an empty table of the same shape: binding to CSV files sniffs them anew.
     connection.execute(f"CREATE TEMP TABLE shape AS SELECT * FROM {timed} LIMIT 0")
     columns = _columns(connection, spec, [name for name in known if name not in ("time", "day")])
     selected = ", ".join(f"({sql}) AS {q(name)}" for name, sql in columns.items())
@@ -73,7 +73,8 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {file}").fetchall()}
     if spec.time_unit == "auto" and first.year < 1990:
         raise LogError(
-            f"log.time {spec.time!r} read as {unit!r} begins at {first}: that is not a time. Give `time_unit` or "
+            f"log.time {spec.time!r} read as {unit!r} begins at {first}: that is not a time. Give "
+            "`time_unit` or "
             "`time_format`, or name the column that holds the timestamp."
         )
     report = {
@@ -107,7 +108,8 @@ def _joined(
         ).fetchone()
         if twice:
             raise LogError(
-                f"{field}.key {side.key!r} must be unique, but {twice[0]!r} has several rows in {side.paths()[0]}. "
+                f"{field}.key {side.key!r} must be unique, but {twice[0]!r} has several rows in "
+                f"{side.paths()[0]}. "
                 "Aggregate the table first, or name another key."
             )
         shadowed += [name for name in columns if name in known and name != side.key]
@@ -197,7 +199,8 @@ def _columns(connection: duckdb.DuckDBPyConnection, spec: LogSpec, known: list[s
             connection.execute(f"DESCRIBE SELECT ({sql}) AS x FROM {blind}")
         if columns.get(feature.name, sql) != sql:
             raise LogError(
-                f"{field} would replace the column {feature.name!r} of the log. Give the feature another name."
+                f"{field} would replace the column {feature.name!r} of the log. Give the feature another "
+                "name."
             )
         columns[feature.name] = sql
     named = ", ".join(f"({sql}) AS {q(name)}" for name, sql in columns.items())

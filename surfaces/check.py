@@ -21,26 +21,37 @@ from evorank.model.sources import identifier as q
 from evorank.model.system import Feature, Float32
 from evorank.surfaces.surface import NorthStar, Surface
 
-__all__ = ["Concern", "check", "describe"]
+__all__ = ["Report", "Warned", "check", "describe"]
 
 _SAMPLE = 100_000
 """Training rows that single features are judged on."""
 
 
 @dataclass(frozen=True)
-class Concern:
+class Warned:
     """One thing to know before trusting a surface. `error`: nothing can run; `note`: handled, but told."""
 
-    level: Literal["error", "warning", "note"]
+    severity: Literal["error", "warning", "note"]
     code: str
     message: str
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.level} {self.code}: {self.message} {self.advice}"
+        return f"{self.message} {self.advice}".rstrip()
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found: the facts of `describe`, and the warnings, worst first."""
+
+    facts: Mapping[str, Any]
+    warnings: tuple[Warned, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"facts": dict(self.facts), "warnings": [warning.as_dict() for warning in self.warnings]}
 
 
 def describe(surface: Surface) -> dict[str, Any]:
@@ -54,8 +65,10 @@ def describe(surface: Surface) -> dict[str, Any]:
         periods = {period: _period(connection, dataset, period) for period in PERIODS}
         user, item = q(spec.log.user), q(spec.log.item)
         items, duplicates = connection.execute(
-            f"SELECT (SELECT count(DISTINCT {item}) FROM log), (SELECT count(*) FROM (SELECT {user} = lag({user}) "
-            f"OVER () AND {item} = lag({item}) OVER () AND time = lag(time) OVER () AS same FROM log) WHERE same)"
+            f"SELECT (SELECT count(DISTINCT {item}) FROM log), (SELECT count(*) FROM (SELECT {user} = "
+            f"lag({user}) "
+            f"OVER () AND {item} = lag({item}) OVER () AND time = lag(time) OVER () AS same FROM log) "
+            "WHERE same)"
         ).fetchone() or (0, 0)
         counts = connection.execute(
             f"SELECT median(n), avg(CAST(n < 5 AS INTEGER)) FROM (SELECT count(*) AS n FROM log "
@@ -87,7 +100,7 @@ def describe(surface: Surface) -> dict[str, Any]:
     }
 
 
-def check(surface: Surface) -> list[Concern]:
+def check(surface: Surface) -> Report:
     """What to know before trusting a surface, worst first. Raises LogError only where nothing can be read."""
     dataset, facts = surface.dataset(), describe(surface)
     found = [
@@ -97,14 +110,15 @@ def check(surface: Surface) -> list[Concern]:
         *_features(facts),
         *_north_star(surface, dataset),
     ]
-    if not any(concern.code == "label" for concern in found):
+    if not any(each.code == "label" for each in found):
         found += _leakage(surface, dataset)
     try:
         find_files(surface.spec.log.based_at(surface.directory), "log")
     except LogError as error:
         advice = "The encoded copy is used; restore the source to encode it differently."
-        found.append(Concern("note", "source-missing", str(error), advice))
-    return sorted(found, key=lambda concern: ["error", "warning", "note"].index(concern.level))
+        found.append(Warned("note", "source-missing", str(error), advice))
+    order = ("error", "warning", "note")
+    return Report(facts, tuple(sorted(found, key=lambda each: order.index(each.severity))))
 
 
 # Facts
@@ -128,7 +142,8 @@ def _period(connection: duckdb.DuckDBPyConnection, dataset: Dataset, period: Per
     if period != "train":
         for what, column in (("user", spec.user), ("item", spec.item)):
             cold = connection.execute(
-                f"SELECT count(*) FROM {table} l ANTI JOIN (SELECT DISTINCT {q(column)} AS id FROM {train}) t "
+                f"SELECT count(*) FROM {table} l ANTI JOIN (SELECT DISTINCT {q(column)} AS id FROM "
+                f"{train}) t "
                 f"ON l.{q(column)} = t.id"
             ).fetchone() or (0,)
             facts[f"cold_{what}_share"] = cold[0] / facts["rows"]
@@ -136,7 +151,7 @@ def _period(connection: duckdb.DuckDBPyConnection, dataset: Dataset, period: Per
 
 
 def _signal(connection: duckdb.DuckDBPyConnection, dataset: Dataset, table: str, name: str) -> dict[str, Any]:
-    """Mean, deviation and extremes of a numeric signal (for 0 / 1: the rate); only what is missing of others."""
+    """Mean, deviation and extremes of a numeric signal (for 0 / 1: the rate); of others what is missing."""
     kind, column = dataset.schema.columns[name], q(name)
     if kind.startswith(("VARCHAR", "TIMESTAMP", "DATE", "TIME", "BLOB")) or kind.endswith(("]", ")")):
         missing = connection.execute(f"SELECT count(*) - count({column}) FROM {table}").fetchone() or (0,)
@@ -146,7 +161,8 @@ def _signal(connection: duckdb.DuckDBPyConnection, dataset: Dataset, table: str,
     row = (
         connection.execute(
             f"SELECT avg(x) FILTER (isfinite(x)), stddev_pop(x) FILTER (isfinite(x)), min(x), max(x), "
-            f"count(*) - count(x), count_if(NOT isfinite(x)) FROM (SELECT CAST({column} AS DOUBLE) AS x FROM {table})"
+            f"count(*) - count(x), count_if(NOT isfinite(x)) FROM (SELECT CAST({column} AS DOUBLE) AS x "
+            f"FROM {table})"
         ).fetchone()
         or (None,) * 6
     )
@@ -185,65 +201,68 @@ def _sampled(dataset: Dataset, period: Period, name: str) -> npt.NDArray[Any]:
 
 
 def _step(rows: slice) -> int:
-    return max(1, (rows.stop - rows.start) // _SAMPLE)
+    return max(1, int(rows.stop - rows.start) // _SAMPLE)
 
 
 # Judgements
 
 
-def _label(surface: Surface) -> Iterator[Concern]:
+def _label(surface: Surface) -> Iterator[Warned]:
     try:
         surface.check_label()
     except LogError as error:
-        yield Concern("error", "label", str(error), "Change [production.reward] in surface.toml.")
+        yield Warned("error", "label", str(error), "Change [production.reward] in surface.toml.")
         return
     dataset, production = surface.dataset(), surface.production()
     labels = dataset.labels(surface.system().objective(production))
     means = [float(labels[dataset.bounds[period]].mean()) for period in ("train", "validation")]
     deviation = float(labels[dataset.bounds["train"]].std())
     if abs(means[1] - means[0]) > 0.25 * deviation:
-        yield Concern(
+        yield Warned(
             "warning",
             "label-drift",
-            f"The production label's mean goes from {means[0]:.4g} in training to {means[1]:.4g} in validation.",
+            f"The production label's mean goes from {means[0]:.4g} in training to {means[1]:.4g} in "
+            "validation.",
             "A model calibrated on the past will be off; look for a change in the log or the product.",
         )
 
 
-def _rows(facts: Mapping[str, Any]) -> Iterator[Concern]:
+def _rows(facts: Mapping[str, Any]) -> Iterator[Warned]:
     log, train = facts["log"], facts["periods"]["train"]
     if log["dropped_rows"]:
         share = log["dropped_rows"] / log["source_rows"]
-        yield Concern(
+        yield Warned(
             "warning" if share > 0.01 else "note",
             "dropped-rows",
-            f"{log['dropped_rows']:,} of {log['source_rows']:,} rows have no user, item or readable time and are left out.",
+            f"{log['dropped_rows']:,} of {log['source_rows']:,} rows have no user, item or readable time "
+            "and are left out.",
             "Check `user`, `item`, `time`, `time_unit`, `time_format`.",
         )
     if log["out_of_order_rows"]:
-        yield Concern(
+        yield Warned(
             "note",
             "out-of-order",
-            f"{log['out_of_order_rows']:,} rows are earlier than the row before them; the log was sorted by time.",
+            f"{log['out_of_order_rows']:,} rows are earlier than the row before them; the log was sorted "
+            "by time.",
             "Nothing to do.",
         )
     if log["duplicate_rows"]:
         share = log["duplicate_rows"] / log["rows"]
-        yield Concern(
+        yield Warned(
             "warning" if share > 0.01 else "note",
             "duplicates",
             f"{log['duplicate_rows']:,} rows repeat the user, item and time of the row before them.",
             "Deduplicate the source if they are not separate impressions.",
         )
     if train["rows"] < 1000:
-        yield Concern(
+        yield Warned(
             "warning",
             "small-log",
             f"The training period has {train['rows']} rows.",
             "Differences below several percent will not be told from noise; use a longer log.",
         )
     if log["share_of_users_below_5_rows"] > 0.5:
-        yield Concern(
+        yield Warned(
             "warning",
             "short-histories",
             f"{log['share_of_users_below_5_rows']:.0%} of the training users have fewer than 5 rows.",
@@ -251,13 +270,13 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[Concern]:
         )
 
 
-def _periods(facts: Mapping[str, Any]) -> Iterator[Concern]:
+def _periods(facts: Mapping[str, Any]) -> Iterator[Warned]:
     train = facts["periods"]["train"]
     for period in ("validation", "test"):
         for what in ("user", "item"):
             share = facts["periods"][period][f"cold_{what}_share"]
             if share > 0.5:
-                yield Concern(
+                yield Warned(
                     "warning",
                     f"cold-{what}s",
                     f"{share:.0%} of the {period} rows are of {what}s without a training row.",
@@ -265,12 +284,12 @@ def _periods(facts: Mapping[str, Any]) -> Iterator[Concern]:
                 )
     for name, before in train["signals"].items():
         if before.get("mean") is None:
-            yield Concern(
+            yield Warned(
                 "note", "signal-not-numeric", f"Signal {name!r} is {before['type']}.", "Cast it in rewards."
             )
             continue
         if before["minimum"] == before["maximum"]:
-            yield Concern(
+            yield Warned(
                 "warning",
                 "constant-signal",
                 f"Signal {name!r} is {before['minimum']:g} on every training row.",
@@ -279,10 +298,11 @@ def _periods(facts: Mapping[str, Any]) -> Iterator[Concern]:
         for period in PERIODS:
             each = facts["periods"][period]["signals"][name]
             if each["not_finite"]:
-                yield Concern(
+                yield Warned(
                     "warning",
                     "signal-not-finite",
-                    f"Signal {name!r} is NaN or infinite on {each['not_finite']:,} rows of the {period} period.",
+                    f"Signal {name!r} is NaN or infinite on {each['not_finite']:,} rows of the {period} "
+                    "period.",
                     "Clean it in [log.columns], e.g. CASE WHEN isfinite(x) THEN x ELSE 0 END.",
                 )
             mean = each["mean"]
@@ -291,34 +311,35 @@ def _periods(facts: Mapping[str, Any]) -> Iterator[Concern]:
                 and mean is not None
                 and abs(mean - before["mean"]) > 0.25 * before["deviation"] > 0
             ):
-                yield Concern(
+                yield Warned(
                     "warning",
                     "signal-drift",
-                    f"The mean of {name!r} goes from {before['mean']:.4g} in training to {mean:.4g} in {period}.",
+                    f"The mean of {name!r} goes from {before['mean']:.4g} in training to {mean:.4g} in "
+                    f"{period}.",
                     "Look for a change in logging or in the product between the periods.",
                 )
 
 
-def _features(facts: Mapping[str, Any]) -> Iterator[Concern]:
+def _features(facts: Mapping[str, Any]) -> Iterator[Warned]:
     for feature in facts["features"]:
         name = feature["name"]
         bad = facts["log"]["not_finite"].get(name, 0)
         if bad:
-            yield Concern(
+            yield Warned(
                 "warning",
                 "feature-not-finite",
                 f"Feature {name!r} is NaN or infinite on {bad:,} rows; they were encoded as 0 (the mean).",
                 "Mend the source, or clean it in `column`.",
             )
         if feature.get("constant"):
-            yield Concern(
+            yield Warned(
                 "warning",
                 "constant-feature",
                 f"Feature {name!r} has one value in the training period.",
                 "It teaches nothing; take it out of `features`.",
             )
         if feature.get("missing_share", 0) > 0.5:
-            yield Concern(
+            yield Warned(
                 "warning",
                 "mostly-missing",
                 f"Feature {name!r} is missing on {feature['missing_share']:.0%} of the rows.",
@@ -326,37 +347,38 @@ def _features(facts: Mapping[str, Any]) -> Iterator[Concern]:
             )
 
 
-def _north_star(surface: Surface, dataset: Dataset) -> Iterator[Concern]:
+def _north_star(surface: Surface, dataset: Dataset) -> Iterator[Warned]:
     star = surface.spec.north_star
     if star is None:
-        yield Concern("note", "no-north-star", str(surface.reward_persona_off), "")
+        yield Warned("note", "no-north-star", str(surface.reward_persona_off), "")
         return
     days = dataset.days(slice(0, dataset.bounds["validation"].stop))
     if int(days[-1] - days[0]) + 1 <= star.horizon_days:
-        yield Concern(
+        yield Warned(
             "warning",
             "horizon",
-            f"Training and validation span {int(days[-1] - days[0]) + 1} days, not more than the north star's horizon "
+            f"Training and validation span {int(days[-1] - days[0]) + 1} days, not more than the north "
+            "star's horizon "
             f"of {star.horizon_days}: no user's outcome is complete.",
             "Shorten north_star.horizon_days, or use a longer log.",
         )
     yield from _north_star_sql(star, dataset)
 
 
-def _north_star_sql(star: NorthStar, dataset: Dataset) -> Iterator[Concern]:
+def _north_star_sql(star: NorthStar, dataset: Dataset) -> Iterator[Warned]:
     advice = "It must be a SELECT over `log` that returns (user id, day, value)."
     try:
         with dataset.connect() as connection, explained("north_star.sql", list(dataset.schema.columns)):
             row = connection.execute(f"SELECT * FROM ({star.sql}) LIMIT 1").fetchone()
     except LogError as error:
-        yield Concern("error", "north-star-sql", str(error), advice)
+        yield Warned("error", "north-star-sql", str(error), advice)
         return
     if row is None or len(row) != 3:
         seen = "no row" if row is None else f"{len(row)} columns"
-        yield Concern("error", "north-star-sql", f"north_star.sql returns {seen}.", advice)
+        yield Warned("error", "north-star-sql", f"north_star.sql returns {seen}.", advice)
 
 
-def _leakage(surface: Surface, dataset: Dataset) -> Iterator[Concern]:
+def _leakage(surface: Surface, dataset: Dataset) -> Iterator[Warned]:
     """Features that tell the label nearly alone: learned on even rows of a sample, judged on odd ones."""
     rows = dataset.bounds["train"]
     labels = dataset.labels(surface.system().objective(surface.production()))
@@ -370,7 +392,7 @@ def _leakage(surface: Surface, dataset: Dataset) -> Iterator[Concern]:
         score = values if feature.kind == "numeric" else _means(values, target, feature.size)
         area = _auc(score[1::2], positive[1::2])
         if max(area, 1 - area if feature.kind == "numeric" else 0) > 0.95:
-            yield Concern(
+            yield Warned(
                 "warning",
                 "leakage",
                 f"Feature {feature.name!r} alone tells the label with AUC {max(area, 1 - area):.3f}.",
@@ -384,7 +406,7 @@ def _means(codes: npt.NDArray[Any], target: Float32, size: int) -> npt.NDArray[n
     sums = np.bincount(codes[learned], target[learned], size)
     counts = np.bincount(codes[learned], minlength=size)
     table: npt.NDArray[np.float64] = (sums + target.mean()) / (counts + 1)
-    return table[codes]
+    return np.asarray(table[codes])
 
 
 def _auc(score: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> float:

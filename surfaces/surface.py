@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evorank.model import sources
@@ -28,6 +27,7 @@ from evorank.model.errors import ConfigurationError, LogError, RefusedDelta, Too
 from evorank.model.log import LogSpec
 from evorank.model.schema import resolve
 from evorank.model.system import Phi, RankingSystem
+from evorank.surfaces.readable import to_toml
 
 __all__ = [
     "Guardrail",
@@ -216,75 +216,6 @@ def _problems(error: ValidationError) -> str:
         seen = f", got {each['input']!r}"[:120] if each["type"] not in ("missing", "value_error") else ""
         told.append(f"`{field}` {each['msg'].removeprefix('Value error, ')}{seen}.")
     return " ".join(told)
-
-
-# surface.toml
-
-_COMMENTS = {
-    "log": "Where the log is and what its columns mean. `signals` are known only after the impression:\n"
-    "# rewards are SQL over them, features never see them. [log.columns]: new column = SQL over the source's "
-    "columns.",
-    "log.split": "Shares of rows in time order; the rest is the test period, which no agent ever queries.",
-    "log.sides": "User and item tables, joined by key.",
-    "log.features": "What the ranker sees: categorical (ids), numeric, history (the user's last values of a\n"
-    "# categorical, before the impression), tokens (words such as genres).",
-    "north_star": "What the surface exists for: (user, day, value over the following `horizon_days`).",
-    "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds.",
-    "production": "Φ, the configuration that serves today; every delta is against it. A launch rewrites it.",
-}
-
-
-def to_toml(spec: SurfaceSpec) -> str:
-    """`surface.toml` with a comment on every section; `tomllib` reads it back to an equal spec."""
-    data = _without_null(spec.model_dump(mode="json", exclude_defaults=True))
-    log = data.pop("log")
-    log["features"] = [
-        _without_null({"name": f.name, "kind": f.kind} | f.model_dump(exclude_defaults=True))
-        for f in spec.log.features
-    ]
-    tables = {key: log.pop(key) for key in ("reader", "columns", "split") if key in log}
-    sides = log.pop("sides", [])
-    production = tomli_w.dumps({"production": data["production"]}, multiline_strings=True)
-    features = "".join(f"    {_inline(feature)},\n" for feature in log.pop("features"))
-    sections = [
-        f"# Surface {spec.name!r}. After an edit: evorank surface check {spec.name}\n",
-        _lines({key: data[key] for key in ("name", "description", "system") if key in data}),
-        _section("log", _lines(log)) + f"# {_COMMENTS['log.features']}\nfeatures = [\n{features}]\n",
-        *(_section(f"log.{key}", _lines(table)) for key, table in tables.items()),
-        *(_section("log.sides", _lines(side), array=True) for side in sides),
-        *(_section(key, _lines(data[key])) for key in ("north_star",) if key in data),
-        *(_section("guardrails", _lines(each), array=True) for each in data.get("guardrails", [])),
-        "# "
-        f"# {_COMMENTS['production']}\n{production}",
-    ]
-    return "\n".join(sections)
-
-
-def _section(name: str, lines: str, array: bool = False) -> str:
-    comment = f"# {_COMMENTS[name]}\n" if name in _COMMENTS else ""
-    return f"{comment}{f'[[{name}]]' if array else f'[{name}]'}\n{lines}"
-
-
-def _lines(table: Mapping[str, Any]) -> str:
-    return "".join(f"{_key(key)} = {_inline(value)}\n" for key, value in table.items())
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_inline(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(_inline(item) for item in value) + "]"
-    return tomli_w.dumps({"x": value}, multiline_strings=True)[len("x = ") :].rstrip("\n")
-
-
-def _key(key: str) -> str:
-    return tomli_w.dumps({key: 0})[: -len(" = 0\n")]
-
-
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    return [_without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def _with_defaults(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:

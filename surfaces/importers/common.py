@@ -65,7 +65,8 @@ def finish(
     directory = surface_folder(Path(home).absolute(), name)
     if name in list_surfaces(home) and not replace:
         raise ConfigurationError(
-            f"`name` {name!r} is a surface already; its production Φ would be overwritten. Choose another name, or "
+            f"`name` {name!r} is a surface already; its production Φ would be overwritten. Choose another "
+            "name, or "
             "replace it on purpose (--replace)."
         )
     spec = SurfaceSpec(
@@ -101,7 +102,8 @@ def active_days(user: str, horizon: int) -> NorthStar:
     return NorthStar(
         name="active_days",
         description=f"Days of the following {horizon} on which the user came back (0 to {horizon})",
-        sql=f"SELECT now.id, now.day, count(later.day) AS value\nFROM ({days}) now\nLEFT JOIN ({days}) later\n"
+        sql=f"SELECT now.id, now.day, count(later.day) AS value\n"
+        f"FROM ({days}) now\nLEFT JOIN ({days}) later\n"
         f"  ON later.id = now.id AND later.day > now.day AND later.day <= now.day + {horizon}\n"
         "GROUP BY now.id, now.day",
         horizon_days=horizon,

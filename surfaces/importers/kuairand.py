@@ -23,8 +23,8 @@ _SIGNALS = [
     "is_profile_enter", "profile_stay_time", "comment_stay_time",
 ]  # fmt: skip
 _USER_CLASSES = [
-    "user_active_degree", "is_lowactive_period", "is_live_streamer", "is_video_author", "follow_user_num_range",
-    "fans_user_num_range", "friend_user_num_range", "register_days_range", *(f"onehot_feat{i}" for i in range(18)),
+    "user_active_degree", "is_lowactive_period", "is_live_streamer", "is_video_author",
+    "follow_user_num_range", "fans_user_num_range", "friend_user_num_range", "register_days_range", *(f"onehot_feat{i}" for i in range(18)),
 ]  # fmt: skip
 _VIDEO_CLASSES = ["author_id", "video_type", "upload_type", "music_type"]
 
@@ -36,6 +36,7 @@ def import_kuairand(
     *,
     exposure: Literal["standard", "random", "both"] = "both",
     statistics: bool = False,
+    system: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
@@ -87,11 +88,13 @@ def import_kuairand(
         home,
         name,
         log,
-        description="KuaiRand: short videos shown to users of Kuaishou, April and May 2022, with click, long view, "
+        description="KuaiRand: short videos shown to users of Kuaishou, April and May 2022, with click, "
+        "long view, "
         "play time, like, follow, comment, forward and hate.",
         label="clicked",
         factors={"clicked": "CAST(is_click AS DOUBLE)"},
         active_user="user_id",
+        system=system,
         replace=replace,
         progress=progress,
     )

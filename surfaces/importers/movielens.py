@@ -1,4 +1,4 @@
-"""MovieLens 100K, 1M, 10M, 20M, 25M, 32M as GroupLens ships them. Ratings only: no impressions, no north star.
+"""MovieLens 100K to 32M as GroupLens ships them. Ratings only: no impressions, no north star.
 
 100K: u.data, u.item, u.user. 1M and 10M: ratings.dat, movies.dat, users.dat ("::"). 20M and later:
 ratings.csv, movies.csv. https://grouplens.org/datasets/movielens/
@@ -30,10 +30,11 @@ def import_movielens(
     home: Path,
     *,
     liked: float = 4,
+    system: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
-    """The surface of an unpacked MovieLens folder; the label is rating >= `liked`. LogError: no such layout."""
+    """The surface of an unpacked MovieLens folder; the label is rating >= `liked`. LogError: another layout."""
     directory = folder(path, "MovieLens")
     ratings, sides = _layout(directory)
     columns = {column for side in sides for column in side.columns}
@@ -48,17 +49,19 @@ def import_movielens(
         features.append(Tokens(name="genres", separator="|", length=6))
     features.append(History(name="liked_items", of="item_id", length=20, where=f"rating >= {liked:g}"))
     log = LogSpec(
-        **ratings, user="user_id", item="item_id", time="timestamp", time_unit="s", signals=["rating"], sides=sides,
-        features=features,
+        **ratings, user="user_id", item="item_id", time="timestamp", time_unit="s", signals=["rating"],
+        sides=sides, features=features,
     )  # fmt: skip
     return finish(
         home,
         name,
         log,
-        description=f"MovieLens: films that users rated, in time order; relevant = rating of {liked:g} or more. "
+        description=f"MovieLens: films that users rated, in time order; relevant = rating of {liked:g} or "
+        "more. "
         "Rated films only, so there is no exposure and no return to measure.",
         label="liked",
         factors={"liked": f"CAST(rating >= {liked:g} AS DOUBLE)"},
+        system=system,
         replace=replace,
         progress=progress,
     )
@@ -82,7 +85,8 @@ def _layout(directory: Path) -> tuple[dict[str, Any], list[SideTable]]:
         return {"path": str(directory / "ratings.csv"), "columns": renamed}, sides
     here = sorted(entry.name for entry in directory.iterdir())[:20]
     raise LogError(
-        f"`path` holds no MovieLens ratings: expected u.data, ratings.dat or ratings.csv in {directory}, found {here}. "
+        f"`path` holds no MovieLens ratings: expected u.data, ratings.dat or ratings.csv in {directory}, "
+        f"found {here}. "
         "For RecBole's .inter files use the importer recbole."
     )
 

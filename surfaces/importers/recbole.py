@@ -35,6 +35,7 @@ def import_recbole(
     label: str | None = None,
     context: Sequence[str] = (),
     north_star: bool = False,
+    system: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
@@ -92,6 +93,7 @@ def import_recbole(
         label="target",
         factors={"target": label},
         active_user=identifier(user) if north_star else None,
+        system=system,
         replace=replace,
         progress=progress,
     )
@@ -101,7 +103,8 @@ def _one(directory: Path) -> Path:
     found = sorted(directory.glob("*.inter"))
     if len(found) != 1:
         raise LogError(
-            f"`path` must hold one .inter file, {directory} has {[file.name for file in found]}. Name the file itself."
+            f"`path` must hold one .inter file, {directory} has {[file.name for file in found]}. Name the "
+            "file itself."
         )
     return found[0]
 
@@ -117,7 +120,8 @@ def _header(file: Path) -> dict[str, str]:
         column, _, kind = field.rpartition(":")
         if not column or kind not in _TYPES:
             raise LogError(
-                f"{file}: the header must be tab-separated column:type with type in {list(_TYPES)}, got {field!r}."
+                f"{file}: the header must be tab-separated column:type with type in {list(_TYPES)}, got "
+                f"{field!r}."
             )
         found[column] = kind
     return found
@@ -155,7 +159,8 @@ def _few_words(feature: FeatureSpec, side: Source) -> bool:
     with sources.connect() as connection:
         table = sources.relation(connection, side, "log.sides")
         count = connection.execute(
-            f"SELECT count(DISTINCT word) FROM (SELECT unnest(string_split({identifier(str(feature.column))}, ' ')) "
+            "SELECT count(DISTINCT word) FROM (SELECT "
+            f"unnest(string_split({identifier(str(feature.column))}, ' ')) "
             f"AS word FROM {table})"
         ).fetchone()
     return bool(count and count[0] <= _WORDS)

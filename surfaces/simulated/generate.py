@@ -115,7 +115,8 @@ def simulated_spec(rows: int) -> SurfaceSpec:
     """The surface over `log.parquet` beside its surface.toml."""
     return SurfaceSpec(
         name=NAME,
-        description="Generated short videos, shown in slates of eight. Clicks are easy to win with click-bait; "
+        description="Generated short videos, shown in slates of eight. Clicks are easy to win with "
+        "click-bait; "
         "users come back for what they enjoyed.",
         log=LogSpec(
             path="log.parquet",
