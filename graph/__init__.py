@@ -1,0 +1,57 @@
+"""The two loops as LangGraph graphs. `offline_graph` runs alone, in LangGraph Studio, or inside your own graph.
+
+    from evorank.graph import Context, offline_graph
+
+    offline_graph.invoke({"steps": 4}, context=Context(surface="simulated"))
+
+Names are imported when first used: reading the journal must not wait for LangChain.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evorank.graph.context import Context, Session, close_sessions, open_session
+    from evorank.graph.journal import Journal
+    from evorank.graph.offline import builder
+    from evorank.graph.offline import graph as offline_graph
+    from evorank.graph.state import Attempt, OfflineInput, OfflineOutput
+
+__all__ = [
+    "Attempt",
+    "Context",
+    "Journal",
+    "OfflineInput",
+    "OfflineOutput",
+    "Session",
+    "builder",
+    "close_sessions",
+    "offline_graph",
+    "open_session",
+]
+
+_WHERE = {
+    "Attempt": "state",
+    "Context": "context",
+    "Journal": "journal",
+    "OfflineInput": "state",
+    "OfflineOutput": "state",
+    "Session": "context",
+    "builder": "offline",
+    "close_sessions": "context",
+    "offline_graph": "offline",
+    "open_session": "context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"evorank.graph.{_WHERE[name]}")
+    return module.graph if name == "offline_graph" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -81,7 +81,9 @@ def ask(model: BaseChatModel, messages: Sequence[BaseMessage], form: type[Form])
         told = [
             *messages,
             answer["raw"],
-            HumanMessage(f"That is not a valid {form.__name__}: {problem}. Answer again in the form asked for."),
+            HumanMessage(
+                f"That is not a valid {form.__name__}: {problem}. Answer again in the form asked for."
+            ),
         ]
     raise Unanswered(f"the chat model did not answer with a valid {form.__name__}: {problem}", usage)
 

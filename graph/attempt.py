@@ -22,13 +22,12 @@ from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.journal import thread_id
 from evorank.graph.state import Attempt, AttemptInput, AttemptOutput, AttemptState, Usage
 from evorank.model.delta import apply_delta, diff, fingerprint
-from evorank.model.errors import ChatModelError, Finding, RefusedDelta, ToolError
+from evorank.model.errors import Finding, RefusedDelta, ToolError
 from evorank.model.system import Phi
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Operation, Proposal, Review
 from evorank.prompts.briefing import Briefing, Quota
 from evorank.tools.comparison import Comparison
-from evorank.tools.compute_eval import compute_eval
 from evorank.tools.compute_loss import compute_loss
 from evorank.tools.run_sql_query import run_sql_query
 
@@ -62,7 +61,7 @@ def query(state: AttemptState, runtime: Runtime[Context]) -> Update:
     sql = state.proposal.query or ""
     _tell(state, "query", sql)
     try:
-        found = {"query": sql, "table": run_sql_query(sql, session.workbench).to_text()}
+        found = {"query": sql, "table": run_sql_query(sql, session.workbench).as_markdown()}
     except ToolError as error:
         found = {"query": sql, "error": str(error)}
     return {"insights": [*state.insights, found]}
@@ -105,7 +104,11 @@ def verify(state: AttemptState, runtime: Runtime[Context]) -> Update:
     assert found is not None
     try:
         phi = apply_delta(found[1], state.patch, bench.system.patchable()[state.persona])
-        candidate: Update = {"phi": phi, "fingerprint": fingerprint(phi), "changes": diff(bench.production, phi)}
+        candidate: Update = {
+            "phi": phi,
+            "fingerprint": fingerprint(phi),
+            "changes": diff(bench.production, phi),
+        }
         known = _seen(state, session, candidate["fingerprint"])
         if known:
             return candidate | {"findings": [], "outcome": "duplicate", "reason": known}
@@ -147,6 +150,8 @@ def tool(state: AttemptState, runtime: Runtime[Context]) -> Update:
         writer({"event": "progress", "step": state.step, "persona": state.persona, "text": text})
 
     try:
+        if evaluates:
+            from evorank.tools.compute_eval import compute_eval
         measure = compute_eval if evaluates else compute_loss
         comparison: Comparison = measure(state.phi, session.workbench, on_progress)
     except RefusedDelta as refusal:  # a guardrail that only a training can measure
@@ -283,7 +288,7 @@ def _visible(state: AttemptInput, session: Session) -> list[Attempt]:
 def _base(state: AttemptInput, session: Session, name: str) -> tuple[str, Phi] | None:
     """Fingerprint and Φ of `production` or of an attempt, by its fingerprint or 8 or more characters of it."""
     production = session.production_fingerprint
-    if name == "production" or len(name) >= 8 and production.startswith(name):
+    if name == "production" or (len(name) >= 8 and production.startswith(name)):
         return production, session.workbench.production
     for attempt in reversed(_visible(state, session)):
         if attempt.phi and attempt.fingerprint and len(name) >= 8 and attempt.fingerprint.startswith(name):
@@ -323,7 +328,7 @@ def _briefing(state: AttemptState, session: Session) -> Briefing:
         steering=session.context.steering,
         journal=[attempt.model_dump(mode="json") for attempt in journal],
         insights=[insight for attempt in journal for insight in attempt.insights] + state.insights,
-        run=state.run,
+        run="",  # a name must not change what is proposed: the same seed, the same run
         step=state.step,
         seed=state.seed,
     )

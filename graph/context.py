@@ -29,8 +29,8 @@ from evorank.model.errors import ConfigurationError
 from evorank.model.expression import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import Persona, load_personas
-from evorank.surfaces.surface import Surface, open_surface
-from evorank.tools.evaluator.executor import Executor, LocalPool
+from evorank.surfaces.surface import open_surface
+from evorank.tools.evaluator.executor import LocalPool
 from evorank.tools.workbench import Workbench
 
 __all__ = ["Context", "Session", "chat_model", "close_sessions", "context_of", "open_session"]
@@ -65,10 +65,13 @@ class Context(BaseModel):
     )
     workers: int | None = Field(None, ge=1, le=256, description="Training processes; empty: one per core")
     steering: list[str] = Field(
-        default_factory=list, description="Wishes of the operator that every proposal must heed, a sentence each"
+        default_factory=list,
+        description="Wishes of the operator that every proposal must heed, a sentence each",
     )
     max_calls: int | None = Field(None, ge=1, description="Budget of a run: calls to the chat model")
-    max_tokens: int | None = Field(None, ge=1, description="Budget of a run: input and output tokens reported")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Budget of a run: input and output tokens reported"
+    )
     max_cpu_seconds: float | None = Field(
         None, gt=0, description="Budget of a run: CPU-seconds of training and scoring"
     )
@@ -151,9 +154,11 @@ class Session:
             elif "compute_eval" in self.personas[name].tools and self.surface.reward_persona_off:
                 self.switched_off[name] = self.surface.reward_persona_off or ""
         proposers = [name for name in dict.fromkeys(wanted) if name not in self.switched_off]
-        if asked is not None and len(proposers) < len(set(asked)) or not proposers:
+        if (asked is not None and len(proposers) < len(set(asked))) or not proposers:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.switched_off.items())
-            raise ConfigurationError(f"`personas` must name personas that can work here, got {asked} ({why}).")
+            raise ConfigurationError(
+                f"`personas` must name personas that can work here, got {asked} ({why})."
+            )
         return proposers
 
 

@@ -152,7 +152,9 @@ class AttemptState(AttemptInput, AttemptOutput):
 class OfflineInput(BaseModel):
     """What a run is asked for. A run that exists goes on: `steps` counts those it has already."""
 
-    steps: int = Field(default=4, ge=1, le=1_000_000, description="How many candidates the run shall try in all")
+    steps: int = Field(
+        default=4, ge=1, le=1_000_000, description="How many candidates the run shall try in all"
+    )
     run: str | None = Field(
         default=None, description="Name of the run, to go on with one in the journal; empty: a new one"
     )

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import pytest
+from scripted import ACCEPT, in_turn, learning_rate, proposal, rates
+
+from evorank.graph.attempt import MEASURED
+from evorank.graph.context import open_session
+from evorank.graph.offline import graph
+from evorank.model.errors import ToolError
+
+
+@pytest.fixture
+def run(context):
+    """Runs some steps with a chat model; gives the journal's records."""
+
+    def go(chat_model, steps=1, run="r", **fields):
+        given = context(chat_model, **fields)
+        graph.invoke({"steps": steps, "run": run}, context=given)
+        return open_session(given).journal.attempts(run=run)
+
+    return go
+
+
+def test_a_candidate_is_trained_and_journaled_with_everything_it_cost(run, trainings):
+    (attempt,) = run(rates(0.05))
+    assert attempt.outcome in MEASURED
+    assert attempt.changes == [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
+    assert attempt.phi["optimizer"]["args"]["lr"] == 0.05
+    assert attempt.comparison["low"] <= attempt.comparison["difference"] <= attempt.comparison["high"]
+    assert (attempt.category, attempt.persona, attempt.surface) == ("explore", "optimizer", "tiny")
+    assert (attempt.usage.calls, attempt.usage.input_tokens, attempt.usage.output_tokens) == (3, 300, 30)
+    assert attempt.usage.cpu_seconds > 0
+    assert attempt.reason == attempt.comparison["reason"]
+    assert attempt.production != attempt.fingerprint
+    assert 0.05 in trainings.trained
+
+
+def test_a_bad_candidate_is_sent_back_with_its_findings_and_repaired(run):
+    model = in_turn([proposal()], [learning_rate("fast"), learning_rate(0.05)])
+    (attempt,) = run(model)
+    assert attempt.outcome in MEASURED
+    assert attempt.repairs == 1
+    assert attempt.findings == []
+    repair = [text for form, text in model.asked if form == "Delta"][1]
+    assert "/optimizer/args/lr" in repair
+    assert "fast" in repair
+
+
+def test_a_bad_candidate_is_journaled_with_its_reason(run, trainings):
+    model = in_turn([proposal()], [learning_rate(-1.0)])
+    (attempt,) = run(model)
+    assert attempt.outcome == "refused"
+    assert attempt.repairs == 2
+    assert model.count("Delta") == 3
+    assert model.count("Review") == 0, "the linter reads only what passed the checks"
+    assert "/optimizer/args/lr" in attempt.reason
+    assert attempt.findings[0]["pointer"].startswith("/optimizer/args")
+    assert trainings.trained == []
+
+
+def test_a_patch_outside_the_personas_part_is_refused(run, trainings):
+    patch = {"patch": [{"op": "replace", "path": "/reward/label", "value": "1.0"}]}
+    (attempt,) = run(in_turn([proposal()], [patch]))
+    assert attempt.outcome == "refused"
+    assert "outside what this persona may patch" in attempt.reason
+    assert attempt.patch == [{"op": "replace", "path": "/reward/label", "value": "1.0"}]
+    assert attempt.phi is None
+    assert trainings.trained == []
+
+
+def test_the_linters_findings_go_back_to_code(run):
+    revise = {"verdict": "revise", "findings": ["Lower the rate below 0.02."]}
+    model = in_turn([proposal()], [learning_rate(0.09), learning_rate(0.01)], [revise, ACCEPT])
+    (attempt,) = run(model)
+    assert attempt.outcome in MEASURED
+    assert attempt.phi["optimizer"]["args"]["lr"] == 0.01
+    assert "Lower the rate below 0.02" in [text for form, text in model.asked if form == "Delta"][1]
+
+
+def test_a_linter_that_is_never_content_refuses(run, trainings):
+    revise = {"verdict": "revise", "findings": ["It does not do what it says."]}
+    (attempt,) = run(in_turn([proposal()], [learning_rate(0.09)], [revise]))
+    assert attempt.outcome == "refused"
+    assert "linter: It does not do what it says" in attempt.reason
+    assert trainings.trained == []
+
+
+def test_production_itself_is_a_duplicate(run, trainings):
+    same = {"patch": [{"op": "test", "path": "/optimizer/name", "value": "Adagrad"}]}
+    (attempt,) = run(in_turn([proposal()], [same]))
+    assert attempt.outcome == "duplicate"
+    assert "production itself" in attempt.reason
+    assert trainings.trained == []
+
+
+def test_a_candidate_of_the_journal_is_a_duplicate_and_not_trained_again(run, trainings):
+    first, second = run(rates(0.05, 0.05), steps=2)
+    assert first.outcome in MEASURED
+    assert second.outcome == "duplicate"
+    assert "step 0" in second.reason
+    assert second.fingerprint == first.fingerprint
+    assert trainings.trained.count(0.05) == 2, "two seeds, once"
+
+
+def test_a_delta_may_start_from_an_attempt_of_the_journal(run):
+    (first,) = run(rates(0.05))
+    batch = {"patch": [{"op": "replace", "path": "/optimizer/batch_size", "value": 512}]}
+    model = in_turn([proposal(base=first.fingerprint[:10])], [batch])
+    second = run(model, steps=2)[1]
+    assert second.base == first.fingerprint
+    assert {change["path"] for change in second.changes} == {"/optimizer/args/lr", "/optimizer/batch_size"}
+
+
+def test_a_base_that_nobody_knows_is_refused_by_name(run):
+    (attempt,) = run(in_turn([proposal(base="0123456789")], [learning_rate(0.05)]))
+    assert attempt.outcome == "refused"
+    assert "/base" in attempt.reason
+    assert "0123456789" in attempt.reason
+
+
+def test_a_chat_model_that_breaks_is_a_result_and_the_run_goes_on(run):
+    model = in_turn([ConnectionError("no route to host"), proposal()], [learning_rate(0.05)])
+    first, second = run(model, steps=2)
+    assert first.outcome == "failed"
+    assert "no route to host" in first.reason
+    assert first.category is None
+    assert second.outcome in MEASURED
+
+
+def test_an_answer_in_another_form_is_asked_for_once_more(run):
+    model = in_turn([proposal(category="gamble"), proposal()], [learning_rate(0.05)])
+    (attempt,) = run(model)
+    assert attempt.outcome in MEASURED
+    assert attempt.usage.calls == 4
+    assert "That is not a valid Proposal" in model.asked[1][1]
+    (attempt,) = run(in_turn([proposal(category="gamble")], []), run="stubborn")
+    assert attempt.outcome == "failed"
+    assert "did not answer with a valid Proposal" in attempt.reason
+    assert attempt.usage.calls == 2
+
+
+def test_a_training_that_fails_is_journaled_with_its_reason(run, trainings):
+    trainings.refuse = ToolError("The worker ran out of memory.")
+    (attempt,) = run(rates(0.05))
+    assert attempt.outcome == "failed"
+    assert attempt.reason == "The worker ran out of memory."
+    assert attempt.phi is not None
+
+
+def test_a_guardrail_refuses_before_training(run, home, trainings):
+    path = home / "surfaces" / "tiny" / "surface.toml"
+    path.write_text(path.read_text().replace("maximum = 5000000.0", "maximum = 100.0"))
+    (attempt,) = run(rates(0.05))
+    assert attempt.outcome == "refused"
+    assert "parameters <= 100" in attempt.reason
+    assert trainings.trained == []
+
+
+def test_the_reward_engineer_asks_the_log_and_is_judged_by_alignment(run):
+    model = in_turn(
+        [
+            proposal(query="SELECT avg(click) AS rate FROM log"),
+            proposal(query="SELECT no_such FROM log"),
+            proposal(),
+        ],
+        [{"patch": [{"op": "replace", "path": "/reward/label", "value": "clicked * 0.5"}]}],
+    )
+    (attempt,) = run(model, personas=["reward"])
+    assert [sorted(insight) for insight in attempt.insights] == [["query", "table"], ["error", "query"]]
+    assert "rate" in attempt.insights[0]["table"]
+    assert "no_such" in attempt.insights[1]["error"]
+    assert "SELECT avg(click) AS rate FROM log" in model.asked[1][1], "what was found is in the next prompt"
+    assert attempt.outcome in MEASURED
+    assert attempt.comparison["metric"] == "alignment"
+
+
+def test_queries_end_after_three(run):
+    model = in_turn(
+        [proposal(query="SELECT count(*) AS n FROM log")],
+        [{"patch": [{"op": "replace", "path": "/reward/label", "value": "clicked * 0.5"}]}],
+    )
+    (attempt,) = run(model, personas=["reward"])
+    assert len(attempt.insights) == 3
+    assert model.count("Proposal") == 4

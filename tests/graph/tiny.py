@@ -1,0 +1,54 @@
+"""The simulated surface, small enough that a training takes some milliseconds, and ways to watch trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from evorank.model import sources
+from evorank.surfaces.simulated.generate import generate, simulated_spec
+from evorank.surfaces.surface import Surface, save_surface
+from evorank.tools.evaluator.executor import Job
+
+
+def make_surface(home: Path) -> Surface:
+    """Surface "tiny" under `home`, about 7,000 impressions, already encoded."""
+    directory = home / "surfaces" / "tiny"
+    directory.mkdir(parents=True)
+    log = generate(users=60, items=120, days=24)
+    with sources.connect() as connection:
+        connection.register("generated", log)
+        connection.execute(f"COPY generated TO '{directory / 'log.parquet'}' (FORMAT parquet)")
+    spec = simulated_spec(len(log["click"])).model_copy(update={"name": "tiny"})
+    spec.production["architecture"]["layers"] = {
+        "h1": "relu(dense(inputs, 8))",
+        "h2": "relu(dense(h1, 8))",
+        "output": "layer_norm(h2)",
+    }
+    spec.production["architecture"]["embedding_dim"] = 4
+    surface = save_surface(home, spec)
+    surface.dataset()
+    return surface
+
+
+class Watched:
+    """An executor that writes down every training before it hands it to the real one, and may refuse."""
+
+    def __init__(self, executor: Any, file: Path | None = None) -> None:
+        self.executor, self.file = executor, file
+        self.trained: list[float] = []
+        """Learning rate of every training submitted."""
+        self.refuse: Exception | None = None
+
+    def submit(self, job: Job) -> str:
+        rate = job.phi["optimizer"]["args"]["lr"]
+        self.trained.append(rate)
+        if self.file is not None:
+            with self.file.open("a") as lines:
+                lines.write(f"{rate}\n")
+        if self.refuse is not None:
+            raise self.refuse
+        return self.executor.submit(job)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.executor, name)
