@@ -10,8 +10,10 @@ label outside [0, 1] shows only when `label_query` runs.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -101,6 +103,11 @@ def check_objective(objective: Objective, columns: Mapping[str, str]) -> list[Fi
     with _connect() as connection:
         used: dict[str, set[str]] = {}
         for name, sql in objective.factors.items():
+            if not _is_plain(name, connection):
+                rule = "has a name that SQL cannot use unquoted"
+                findings.append(
+                    Finding(f"/reward/factors/{name}", rule, name, "Rename it, e.g. watched_share.")
+                )
             try:
                 used[name] = _names(sql, connection)
             except Refusal as refusal:
@@ -195,6 +202,13 @@ def _ordered(used: Mapping[str, set[str]], wanted: set[str] | None = None) -> li
 
 
 def _connect() -> duckdb.DuckDBPyConnection:
+    """A connection of its own (temporary tables too) to this process's empty, locked database."""
+    return _database(os.getpid()).cursor()
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """Opening takes 20 ms, a cursor none. By process id, since a fork must not use its parent's."""
     return duckdb.connect(
         ":memory:",
         config={
@@ -227,6 +241,14 @@ def _type(sql: str, columns: Mapping[str, str], connection: duckdb.DuckDBPyConne
     return str(row[1])
 
 
+def _is_plain(name: str, connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether `name` reads as itself in an expression: an identifier, and no reserved word."""
+    try:
+        return name.isidentifier() and _names(name, connection) == {name.lower()}
+    except Refusal:
+        return False
+
+
 def _names(sql: str, connection: duckdb.DuckDBPyConnection) -> set[str]:
     """Lower-case column names that an expression of the language uses; Refusal outside of it."""
     if not isinstance(sql, str) or not sql.strip():
@@ -235,9 +257,10 @@ def _names(sql: str, connection: duckdb.DuckDBPyConnection) -> set[str]:
         raise Refusal(f"must have at most {MAX_TEXT} characters", len(sql), "Split it into factors.")
     if "\0" in sql:
         raise Refusal("must not contain a NUL character", sql)
-    # Alone it must be one expression, and in parentheses too: no text that closes them and goes on.
+    # It must mean the same alone and in parentheses: no text that closes them, a comma, or a remark cut off.
     tree = _select_item(sql, f"SELECT {sql}\n", connection)
-    _select_item(sql, f"SELECT ({sql}\n)", connection)
+    if _select_item(sql, f"SELECT ({sql}\n)", connection) != tree:
+        raise Refusal("must be one scalar expression", sql)
     names: set[str] = set()
     for node, depth in _expressions(tree):
         if depth > MAX_DEPTH:
@@ -252,7 +275,7 @@ def _select_item(sql: str, query: str, connection: duckdb.DuckDBPyConnection) ->
     try:
         row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
         assert row is not None
-        answer = json.loads(row[0])
+        answer = json.loads(row[0], object_hook=_without_location)
     except RecursionError:
         raise Refusal(f"is nested more than {MAX_DEPTH} deep", sql, "Split it into factors.") from None
     except (duckdb.Error, UnicodeError) as error:
@@ -275,6 +298,12 @@ def _select_item(sql: str, query: str, connection: duckdb.DuckDBPyConnection) ->
         raise Refusal("must be one scalar expression, not a query, a list or an alias", sql)
     item: dict[str, Any] = node["select_list"][0]
     return item
+
+
+def _without_location(node: dict[str, Any]) -> dict[str, Any]:
+    node.pop("query_location", None)
+    node.pop("query_location_length", None)
+    return node
 
 
 def _expressions(tree: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
