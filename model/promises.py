@@ -16,7 +16,7 @@ from typing import Protocol, get_args
 
 from evorank.model.errors import Finding
 from evorank.model.planted import planted
-from evorank.model.schema import defects, lookup, slips, violations
+from evorank.model.schema import defects, lookup, slips, violations, without_nulls
 from evorank.model.sql import check_objective
 from evorank.model.system import Cost, Float32, LogSchema, Loss, Objective, Phi, RankingSystem, Rows
 
@@ -105,6 +105,11 @@ def production(s: Subject) -> None:
         raise Broken("check(production()) must find nothing: " + _some(found))
     if found := violations(phi, system.schema()):
         raise Broken("production() must obey schema(): " + _some(found))
+    lost = [what for what, pruned in without_nulls(phi) if violations(pruned, system.schema())]
+    if lost:
+        raise Broken(
+            f"production(): {_first(lost)} is null, which surface.toml cannot hold: let null be its default"
+        )
 
 
 def patchable(s: Subject) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from evorank.model.errors import Finding
 
-__all__ = ["defects", "escape", "lookup", "resolve", "slips", "violations"]
+__all__ = ["defects", "escape", "lookup", "resolve", "slips", "violations", "without_nulls"]
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _BOUNDS: Mapping[str, tuple[str, Callable[[float, float], bool]]] = {
@@ -246,6 +246,13 @@ def slips(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tu
         if isinstance(value, dict):
             changed += [(f"an unknown field in {pointer}", _edited(document, pointer, "no_such_field", 1))]
         yield from ((what, edited) for what, edited in changed if violations(edited, schema))
+
+
+def without_nulls(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(pointer, the document without it) for each field that is null: what a format without null keeps."""
+    for pointer, value in _places(document, ""):
+        if value is None:
+            yield pointer, _edited(document, *_parent(pointer))
 
 
 def _places(value: Any, at: str) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from logistic_ranker import PRODUCTION, SCHEMA, LogisticRanker
 
+from evorank.model.schema import violations
 from evorank.model.system import Cost, Objective
 
 
@@ -70,6 +71,24 @@ class ServesNaN(LogisticRanker):
 
     def fit(self, phi, rows, labels, seed):
         return super().fit(PRODUCTION, rows, labels, seed)
+
+
+class ServesANullThatMustBeThere(LogisticRanker):
+    breaks = "production"
+
+    def __init__(self, log, production=None):
+        super().__init__(log, production or {**PRODUCTION, "note": None})
+
+    def schema(self):
+        note = {"type": ["string", "null"], "description": "Free text"}
+        return {
+            **SCHEMA,
+            "required": [*SCHEMA["required"], "note"],
+            "properties": {**SCHEMA["properties"], "note": note},
+        }
+
+    def check(self, phi):
+        return violations(phi, self.schema())
 
 
 class OpensNothing(LogisticRanker):

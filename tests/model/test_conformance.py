@@ -58,6 +58,7 @@ def test_there_is_a_broken_ranker_for_every_promise() -> None:
         ("AcceptsNaN", ["NaN at /descent/"]),
         ("ServesNaN", ["plain JSON", "NaN"]),
         ("ServesAnInvalidProduction", ["/descent/l2", "at least 0"]),
+        ("ServesANullThatMustBeThere", ["/note is null", "surface.toml"]),
         ("HasAnUnknownLoss", ["hinge", "bce, mse, huber"]),
         ("WantsAColumnThatIsNotThere", ["watched"]),
         ("ReturnsAnObject", ["weights['model']", "object", "uint8"]),
@@ -118,8 +119,8 @@ def test_the_rows_are_made_for_the_log_that_is_given() -> None:
     assert failed == {}
 
 
+@pytest.mark.heavy
 def test_the_built_in_ranker_passes() -> None:
-    pytest.importorskip("evorank.model.ranker")
     assert _failures(load_system("evorank.model.ranker:NeuralRanker")) == {}
 
 
