@@ -41,7 +41,8 @@ def write_log(path: Path, rows: int) -> None:
                    CAST(pow((hash(i, 2) % 1000000) / 1e6, 2) * {items} AS INTEGER) AS item_id,
                    item_id // 20 AS author_id, item_id % 50 AS topic, CAST(hash(i, 5) % 4 AS INTEGER) AS tab,
                    CAST(hash(i, 6) % 24 AS INTEGER) AS hour, CAST(hash(i, 7) % 5 AS INTEGER) AS device,
-                   user_id % 40 AS country, 5 + item_id % 170 AS duration_s, (hash(item_id) % 1000) / 1e3 AS quality,
+                   user_id % 40 AS country, 5 + item_id % 170 AS duration_s,
+                   (hash(item_id) % 1000) / 1e3 AS quality,
                    1700000000 + CAST(hash(i, 8) % 2592000 AS BIGINT) AS time_s
             FROM range({rows}) t(i))
         ) TO '{path}' (FORMAT parquet)"""

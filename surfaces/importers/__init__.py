@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from pathlib import Path
-from typing import Any
 
 from evorank.model.conformance import load_system
-from evorank.model.errors import ConfigurationError
 from evorank.model.errors import ConfigurationError
 from evorank.surfaces.importers.kuairand import import_kuairand
 from evorank.surfaces.importers.movielens import import_movielens
@@ -23,13 +20,13 @@ IMPORTERS: Mapping[str, Callable[..., Surface]] = {
     "kuairand": import_kuairand,
     "recbole": import_recbole,
 }
-"""Name on the command line -> `(path, name, home, *, system, replace, progress, ...)`."""
+"""Name on the command line -> `(path, name, home, *, replace, progress, ...)`."""
 
 
 def import_log(
     layout: str, path: Path, name: str | None, home: Path, *, system: str | None = None, **options: Any
 ) -> Surface:
-    """The surface of the log at `path`, whose files have that layout; `system` (module:Class) ranks it, if given.
+    """The surface of the log at `path`, whose files have that layout; `system` ranks it, if given.
 
     `name` defaults to the folder's (or file's). ConfigurationError, before anything is written: an unknown
     layout, a system that cannot be imported, a name that is taken.
@@ -41,15 +38,3 @@ def import_log(
     path = Path(path).absolute()
     surface = IMPORTERS[layout](path, name or path.stem, home, **options)
     return surface if system is None else use_system(home, surface, system)
-
-
-def import_log(layout: str, path: Path, name: str | None, home: Path, **options: Any) -> Surface:
-    """The surface of the log at `path` in a known `layout`; named after its folder unless `name` is given.
-
-    `options`: `system`, `replace`, `progress`, and the layout's own. ConfigurationError: unknown layout.
-    """
-    if layout not in IMPORTERS:
-        raise ConfigurationError(f"`layout` must be one of {sorted(IMPORTERS)}, got {layout!r}.")
-    place = Path(path).expanduser().absolute()
-    folder = place.parent if place.is_file() else place
-    return IMPORTERS[layout](path, name or folder.name, home, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,6 @@ def finish(
     label: str,
     factors: Mapping[str, str],
     active_user: str | None = None,
-    guardrails: Sequence[Guardrail] | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
@@ -65,15 +64,18 @@ def finish(
     directory = surface_folder(Path(home).absolute(), name)
     if name in list_surfaces(home) and not replace:
         raise ConfigurationError(
-            f"`name` {name!r} is a surface already; its production Φ would be overwritten. Choose another "
-            "name, or "
-            "replace it on purpose (--replace)."
+            f"`name` {name!r} is a surface already; its production Φ would be overwritten. Choose "
+            f"another name, or delete {directory} first."
         )
     spec = SurfaceSpec(
         name=name,
         description=description,
         log=log,
-        guardrails=list(guardrails) if guardrails is not None else default_guardrails(),
+        # Generous bounds: an edit of surface.toml makes them those of your serving.
+        guardrails=[
+            Guardrail(metric="parameters", maximum=50_000_000),
+            Guardrail(metric="latency_ms", maximum=50),
+        ],
         production=default_phi(label=label, factors=dict(factors)),
     )
     dataset = Surface(spec, directory).dataset(progress)
@@ -84,11 +86,6 @@ def finish(
     surface = save_surface(home, spec.model_copy(update={"production": production, "north_star": north_star}))
     surface.check_label()
     return surface
-
-
-def default_guardrails() -> list[Guardrail]:
-    """Generous bounds: an edit of surface.toml makes them those of your serving."""
-    return [Guardrail(metric="parameters", maximum=50_000_000), Guardrail(metric="latency_ms", maximum=50)]
 
 
 def batch_size(training_rows: int) -> int:

@@ -24,7 +24,8 @@ _SIGNALS = [
 ]  # fmt: skip
 _USER_CLASSES = [
     "user_active_degree", "is_lowactive_period", "is_live_streamer", "is_video_author",
-    "follow_user_num_range", "fans_user_num_range", "friend_user_num_range", "register_days_range", *(f"onehot_feat{i}" for i in range(18)),
+    "follow_user_num_range", "fans_user_num_range", "friend_user_num_range", "register_days_range",
+    *(f"onehot_feat{i}" for i in range(18)),
 ]  # fmt: skip
 _VIDEO_CLASSES = ["author_id", "video_type", "upload_type", "music_type"]
 
@@ -36,7 +37,6 @@ def import_kuairand(
     *,
     exposure: Literal["standard", "random", "both"] = "both",
     statistics: bool = False,
-    system: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
@@ -94,7 +94,6 @@ def import_kuairand(
         label="clicked",
         factors={"clicked": "CAST(is_click AS DOUBLE)"},
         active_user="user_id",
-        system=system,
         replace=replace,
         progress=progress,
     )

@@ -30,11 +30,10 @@ def import_movielens(
     home: Path,
     *,
     liked: float = 4,
-    system: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
-    """The surface of an unpacked MovieLens folder; the label is rating >= `liked`. LogError: another layout."""
+    """The surface of an unpacked MovieLens folder; the label is rating >= `liked`. LogError: other files."""
     directory = folder(path, "MovieLens")
     ratings, sides = _layout(directory)
     columns = {column for side in sides for column in side.columns}
@@ -56,12 +55,11 @@ def import_movielens(
         home,
         name,
         log,
-        description=f"MovieLens: films that users rated, in time order; relevant = rating of {liked:g} or "
+        description=f"MovieLens: films that users rated, in time order; relevant = rated {liked:g} or "
         "more. "
         "Rated films only, so there is no exposure and no return to measure.",
         label="liked",
         factors={"liked": f"CAST(rating >= {liked:g} AS DOUBLE)"},
-        system=system,
         replace=replace,
         progress=progress,
     )

@@ -35,7 +35,6 @@ def import_recbole(
     label: str | None = None,
     context: Sequence[str] = (),
     north_star: bool = False,
-    system: str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
@@ -93,7 +92,6 @@ def import_recbole(
         label="target",
         factors={"target": label},
         active_user=identifier(user) if north_star else None,
-        system=system,
         replace=replace,
         progress=progress,
     )
