@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evorank.model.errors import ConfigurationError, RefusedDelta, ToolError
+from evorank.model.system import Objective
+from evorank.tools.alignment import Outcomes, align, outcomes
+from evorank.tools.compute_eval import compute_eval, label_alignment
+
+
+def test_a_reward_of_likes_is_better_aligned_than_clicks_where_likes_bring_users_back(bench):
+    found = compute_eval(bench.production | {"label": '"like"', "steps": 20}, bench)
+    assert found.verdict == "better", found.reason
+    assert (found.metric, found.lower_is_better) == ("alignment", False)
+    assert found.low > 0
+    assert found.candidate.alignment > 0 > found.production.alignment
+    assert "users" in found.reason
+
+
+def test_bait_is_found_harmful_although_keen_users_click_more(bench):
+    clicks, likes = (label_alignment(Objective(label), bench) for label in ("click", '"like"'))
+    assert clicks.high < 0, clicks.reason
+    assert likes.low > 0, likes.reason
+
+
+def test_the_same_reward_is_equal(bench):
+    found = compute_eval(dict(bench.production), bench)
+    assert (found.verdict, found.difference) == ("equal", 0.0)
+
+
+def test_a_surface_without_a_north_star_says_so(bench):
+    bench.surface.spec.north_star = None
+    with pytest.raises(ToolError, match="no north star"):
+        compute_eval(bench.production | {"label": '"like"'}, bench)
+
+
+def test_an_invalid_reward_is_refused(bench):
+    with pytest.raises(RefusedDelta, match="/lr"):
+        compute_eval({"lr": 0, "label": "click"}, bench)
+
+
+def test_days_whose_horizon_is_not_over_within_validation_are_dropped(bench):
+    rows = bench.dataset.bounds["validation"]
+    star = bench.surface.spec.north_star
+    days = bench.dataset.days(rows)
+    for horizon in (1, 3):
+        star.horizon_days = horizon
+        found = outcomes(bench.dataset, star, rows)
+        assert days[found.rows].max() == days.max() - horizon
+
+
+@pytest.mark.parametrize(
+    ("sql", "horizon", "message"),
+    [
+        ("SELECT nothing FROM log", 1, "must be a SELECT"),
+        ('SELECT "user", day FROM log', 1, "must be a SELECT"),
+        ('SELECT "user", day, 1 FROM log', 1, "one row per"),
+        ('SELECT DISTINCT "user", day, 1 FROM log', 1, "too little"),
+        ('SELECT DISTINCT "user", day, hash("user", day) % 2 FROM log', 300, "too little"),
+    ],
+)
+def test_a_north_star_that_says_nothing_is_a_configuration_error(bench, sql, horizon, message):
+    star = bench.surface.spec.north_star
+    star.sql, star.horizon_days = sql, horizon
+    with pytest.raises(ConfigurationError, match=message):
+        outcomes(bench.dataset, star, bench.dataset.bounds["validation"])
+
+
+def world(rng, users=150, items=25, days=4, effect=0.6):
+    """Impressions of a world in which item quality moves the outcome, users differ, and moods move both."""
+    quality, habit = rng.normal(size=items), rng.normal(0, 3, users)
+    mood = rng.normal(0, 1, (users, days))
+    user = np.repeat(np.arange(users), days * 5)
+    day = np.tile(np.repeat(np.arange(days), 5), users)
+    item = rng.integers(0, items, len(user))
+    felt = np.bincount(user * days + day, quality[item], users * days).reshape(users, days) / 5
+    value = habit[:, None] + effect * felt + mood + rng.normal(0, 1, (users, days))
+    value = value - value.mean(1, keepdims=True)
+    found = Outcomes(np.arange(len(user)), user, item, user * days + day, value[user, day])
+    return found, quality, habit, mood
+
+
+def test_alignment_is_that_of_a_slow_and_obvious_loop():
+    rng = np.random.default_rng(0)
+    found, quality, _, _ = world(rng, users=30, items=8)
+    score = quality[found.item] + rng.normal(size=len(found.rows))
+    within = score - np.array([score[found.user == u].mean() for u in found.user])
+    x = np.array(
+        [
+            within[(found.item == item) & (found.user != user)].mean()
+            for user, item in zip(found.user, found.item, strict=True)
+        ]
+    )
+    assert align([score], found, draws=1).estimate[0] == pytest.approx(np.corrcoef(x, found.value)[0, 1])
+
+
+def test_neither_keen_users_nor_moods_look_like_alignment_at_item_level():
+    rng = np.random.default_rng(1)
+    found, _, habit, mood = world(rng, users=1500, effect=0.0)
+    day = found.day % mood.shape[1]
+    keen = habit[found.user] + mood[found.user, day] + rng.normal(size=len(found.rows))
+    aligned = align([keen], found, draws=100)
+    assert abs(aligned.estimate[0]) < 3 * aligned.draws[:, 0].std()
+    assert aligned.user_day[0] > 0.3  # the diagnosis lets moods in, as it says
+
+
+def test_the_interval_of_a_difference_covers_the_truth_and_an_effect_is_found():
+    rng = np.random.default_rng(2)
+    covered, detected = [], []
+    for _ in range(60):
+        found, quality, _, _ = world(rng, effect=1.2)
+        a, b = (rng.normal(0, 2, len(found.rows)) for _ in range(2))
+        null = align([a, b, quality[found.item]], found, draws=60)
+        difference, draws = null.estimate[0] - null.estimate[1], null.draws[:, 0] - null.draws[:, 1]
+        covered.append(abs(difference) <= 1.96 * draws.std(ddof=1))
+        effect, effect_draws = null.estimate[2] - null.estimate[1], null.draws[:, 2] - null.draws[:, 1]
+        detected.append(effect > 1.96 * effect_draws.std(ddof=1))
+    assert np.mean(covered) >= 0.85
+    assert np.mean(detected) >= 0.9

@@ -1,0 +1,210 @@
+"""How well a score of impressions agrees with the north star, within users. Correlation, not causation.
+
+Is an item that a model rates highly an item after which its viewers do better than they themselves usually
+do? At user level even the click rate correlates *positively* with retention (keen users click more and stay
+longer) although optimising it destroys retention, so nothing between users may enter:
+
+* outcome: the north star of the user's day, minus the user's own mean over the complete days of the view,
+  minus the mean of that calendar day (weekdays, trends);
+* score: of each impression, what *other* users' predictions say of the item: the mean over the item's
+  impressions of (prediction - that user's mean prediction), the viewer's own left out. The viewer's mood of
+  the day, which a model may read from the history and which also drives the outcome, cannot enter;
+* alignment: Pearson correlation over impressions of score and outcome, in [-1, 1], higher is better.
+
+The user-day alternative (correlate a user's mean prediction of the day with the outcome, both demeaned by
+user) is computed beside it as a diagnosis: it credits personalisation, which leave-one-user-out item means
+cannot, but needs users with several complete days and lets the mood in. What can still go wrong: the logging
+policy may show some items on days that are good anyway; many impressions share one day's outcome, so values
+are small (0.02 is a lot); an outcome beyond the horizon is not seen. It ranks candidates; live tests decide.
+
+Uncertainty: bootstrap over users (Field & Welsh 2007: clusters drawn whole), all scores on the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from evorank.model.errors import ConfigurationError
+from evorank.model.sources import identifier
+
+if TYPE_CHECKING:
+    from evorank.model.data import Dataset
+    from evorank.surfaces.surface import NorthStar
+
+__all__ = ["Alignments", "Outcomes", "align", "outcomes"]
+
+Vector: TypeAlias = npt.NDArray[Any]
+
+DRAWS = 400
+WORK = 4e8
+"""Draws x pairs x scores that are worth waiting for."""
+SEED = 20260210
+FEWEST_USERS = 20
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The impressions that have a complete outcome, among the rows asked for."""
+
+    rows: npt.NDArray[np.intp]
+    """Positions within the rows asked for, [n]."""
+    user: npt.NDArray[np.intp]
+    """User 0 .. u - 1, [n]."""
+    item: npt.NDArray[np.intp]
+    """Item 0 .. i - 1, [n]."""
+    day: npt.NDArray[np.intp]
+    """User-day 0 .. d - 1, [n]."""
+    value: npt.NDArray[np.float64]
+    """Outcome minus the user's and the day's mean, [n]."""
+
+
+@dataclass(frozen=True)
+class Alignments:
+    """Alignment of each score [s], its bootstrap draws [draws, s], and the user-day diagnosis [s]."""
+
+    estimate: npt.NDArray[np.float64]
+    draws: npt.NDArray[np.float64]
+    user_day: npt.NDArray[np.float64]
+    users: int
+    rows: int
+
+
+def outcomes(dataset: Dataset, north_star: NorthStar, rows: slice) -> Outcomes:
+    """The north star of `rows`, computed on a log that ends with the validation period.
+
+    Days whose horizon is not over within that view are dropped. ConfigurationError where the SQL does not
+    give (user, day, value), or too little is left to say anything.
+    """
+    user, item = identifier(dataset.spec.user), identifier(dataset.spec.item)
+    query = f"""
+    WITH given AS (SELECT * FROM ({north_star.sql.strip().rstrip(";")}) AS given("user", "day", "value")),
+    complete AS (
+        SELECT "user", CAST("day" AS DATE) AS "day", CAST("value" AS DOUBLE) AS "value" FROM given
+        WHERE CAST("day" AS DATE) + {int(north_star.horizon_days)} <= (SELECT MAX(day) FROM log)
+          AND "value" IS NOT NULL
+    ),
+    own AS (SELECT *, "value" - AVG("value") OVER (PARTITION BY "user") AS within FROM complete),
+    outcome AS (SELECT *, within - AVG(within) OVER (PARTITION BY "day") AS residual FROM own)
+    SELECT l.row - {rows.start} AS "row", o.residual,
+           DENSE_RANK() OVER (ORDER BY l.{user}) - 1 AS "user",
+           DENSE_RANK() OVER (ORDER BY l.{item}) - 1 AS "item",
+           DENSE_RANK() OVER (ORDER BY l.{user}, l.day) - 1 AS "user_day"
+    FROM log l JOIN outcome o ON o."user" = l.{user} AND o."day" = CAST(l.day AS DATE)
+    WHERE l.row >= {rows.start} AND l.row < {rows.stop} AND l.{item} IS NOT NULL
+    ORDER BY "row"
+    """
+    with dataset.connect("validation") as connection:
+        try:
+            found = connection.execute(query).fetchnumpy()
+        except duckdb.Error as error:
+            raise ConfigurationError(
+                f"`north_star.sql` must be a SELECT over log returning (user, day, value): "
+                f"{' '.join(str(error).split())[:400]}"
+            ) from None
+    columns = {name: np.asarray(np.ma.filled(column)) for name, column in found.items()}
+    result = Outcomes(
+        columns["row"].astype(np.intp),
+        columns["user"].astype(np.intp),
+        columns["item"].astype(np.intp),
+        columns["user_day"].astype(np.intp),
+        columns["residual"].astype(np.float64),
+    )
+    users = int(result.user[-1:].size and result.user.max() + 1)
+    if len(np.unique(result.rows)) != len(result.rows):
+        raise ConfigurationError("`north_star.sql` must return one row per (user, day), got several.")
+    if users < FEWEST_USERS or not np.isfinite(result.value).all() or not result.value.any():
+        raise ConfigurationError(
+            f"`north_star.sql` says too little here: {users} users have an outcome whose horizon of "
+            f"{north_star.horizon_days} days ends within the validation period; {FEWEST_USERS} are needed, with "
+            "values that vary. Shorten the horizon, or lengthen the validation period."
+        )
+    return result
+
+
+def align(scores: Sequence[Vector], found: Outcomes, draws: int | None = None) -> Alignments:
+    """Alignment of each of `scores` ([rows asked for] each) with the outcomes, with draws over users.
+
+    `draws` is 400, fewer (100 at least) on large logs, where a draw costs more and varies less.
+    """
+    users = int(found.user.max()) + 1
+    pairs, pair = np.unique(found.user * (found.item.max() + 1) + found.item, return_inverse=True)
+    pair_user, pair_item = np.divmod(pairs, found.item.max() + 1)
+    count = np.bincount(pair).astype(np.float64)
+    outcome = np.bincount(pair, found.value)
+    square = np.bincount(pair, found.value**2)
+    sums = []
+    diagnosis = []
+    for score in scores:
+        values = np.asarray(score, np.float64)[found.rows]
+        within = values - (np.bincount(found.user, values) / np.bincount(found.user))[found.user]
+        sums.append(np.bincount(pair, within))
+        diagnosis.append(_user_day(values, found))
+    table = _Pairs(pair_user, pair_item.astype(np.intp), count, outcome, square, np.stack(sums, axis=1))
+    if draws is None:
+        draws = int(np.clip(WORK / (len(pairs) * len(scores)), 100, DRAWS))
+    rng = np.random.default_rng(SEED)
+    resampled = np.empty((draws, len(scores)))
+    for draw in range(draws):
+        weight = np.bincount(rng.integers(0, users, users), minlength=users)
+        resampled[draw] = table.correlation(weight[pair_user].astype(np.float64))
+    return Alignments(
+        table.correlation(np.ones(len(pairs))), resampled, np.array(diagnosis), users, len(found.rows)
+    )
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Sums over the impressions of each (user, item) pair [p], scores [p, s]."""
+
+    user: Vector
+    item: Vector
+    count: Vector
+    outcome: Vector
+    square: Vector
+    scores: Vector
+
+    def correlation(self, weight: Vector) -> Vector:
+        """Impression-weighted correlation [s] where user u counts `weight` times; nan without variance."""
+        items = int(self.item.max()) + 1
+        copies = weight * self.count
+        seen = np.bincount(self.item, copies, items)[self.item] - copies
+        # All copies of the viewer are left out, so that no user's own outcome meets their own prediction.
+        usable = (seen > 0.5) & (copies > 0)
+        n = np.where(usable, copies, 0.0)
+        total = n.sum()
+        if total <= 0:
+            return np.full(self.scores.shape[1], np.nan)
+        y_sum = np.where(usable, weight * self.outcome, 0.0)
+        y_mean = y_sum.sum() / total
+        y_variance = float(np.where(usable, weight * self.square, 0.0).sum() / total - y_mean**2)
+        result = np.empty(self.scores.shape[1])
+        for column in range(self.scores.shape[1]):
+            own = weight * self.scores[:, column]
+            others = np.bincount(self.item, own, items)[self.item] - own
+            x = np.where(usable, others / np.where(usable, seen, 1.0), 0.0)
+            x_mean = float((n * x).sum() / total)
+            x_variance = float((n * x**2).sum() / total - x_mean**2)
+            covariance = float((y_sum * x).sum() / total - x_mean * y_mean)
+            scale = x_variance * y_variance
+            result[column] = covariance / np.sqrt(scale) if scale > 1e-30 else np.nan
+        return result
+
+
+def _user_day(values: Vector, found: Outcomes) -> float:
+    """Correlation over user-days of mean score and outcome, both demeaned by user; a diagnosis."""
+    n = np.bincount(found.day).astype(np.float64)
+    x = np.bincount(found.day, values) / n
+    y = np.bincount(found.day, found.value) / n
+    user = np.zeros(len(n), np.intp)
+    user[found.day] = found.user
+    days = np.bincount(user)
+    x, y = (each - (np.bincount(user, each) / days)[user] for each in (x, y))
+    keep = days[user] > 1
+    scale = float(np.sqrt((x[keep] ** 2).sum() * (y[keep] ** 2).sum()))
+    return float((x[keep] * y[keep]).sum() / scale) if scale > 1e-15 else float("nan")
