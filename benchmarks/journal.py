@@ -165,9 +165,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print(
-        "| records | append, ms | append, last tenth, ms | KB per record | cold read, s | one new record, ms |"
-    )
+    print("| records | append, ms | its last tenth, ms | KB per record | cold read, s | one new record, ms |")
     print("|--:|--:|--:|--:|--:|--:|")
     for row in rows:
         print(

@@ -1,4 +1,4 @@
-"""The two loops as LangGraph graphs. `offline_graph` runs alone, in LangGraph Studio, or inside your own graph.
+"""The two loops as LangGraph graphs. `offline_graph` runs alone, in LangGraph Studio, or in a graph of yours.
 
     from evorank.graph import Context, offline_graph
 

@@ -30,8 +30,8 @@ class Unanswered(ChatModelError):  # noqa: N818 - what happened, as an outcome
 def chat_model(name: str | None, seed: int) -> BaseChatModel:
     """The chat model named as `provider:model`, or the embedded engineer for None.
 
-    Raises ConfigurationError for a name that is not understood, a package that is not installed, or a key that
-    is missing.
+    Raises ConfigurationError for a name that is not understood, a package that is not installed, or a key
+    that is missing.
     """
     if name is None:
         from evorank.personas.engineer import EmbeddedEngineer
@@ -40,8 +40,8 @@ def chat_model(name: str | None, seed: int) -> BaseChatModel:
     provider, _, model = name.partition(":")
     if not provider or not model:
         raise ConfigurationError(
-            f"`model` must have the form provider:model, got {name!r}. Try google_genai:gemini-2.5-pro (package "
-            "langchain-google-genai), or leave it out for the embedded engineer, which needs no key."
+            f"`model` must have the form provider:model, got {name!r}. Try google_genai:gemini-2.5-pro "
+            "(package langchain-google-genai), or leave it out for the embedded engineer, which needs no key."
         )
     from langchain.chat_models import init_chat_model
 
@@ -55,7 +55,8 @@ def chat_model(name: str | None, seed: int) -> BaseChatModel:
     except Exception as error:
         raise ConfigurationError(
             f"`model` must be a provider:model that LangChain's init_chat_model understands, got {name!r}: "
-            f"{_short(error)}. Is the provider's API key set, and its package (langchain-{provider}) installed?"
+            f"{_short(error)}. Is the provider's API key set, and its package installed "
+            f"(langchain-{provider.replace('_', '-')})?"
         ) from error
     if not isinstance(made, BaseChatModel):
         raise ConfigurationError(f"`model` must name one chat model, got {name!r}.")

@@ -1,8 +1,8 @@
 """One candidate's way through the offline loop: think, code, verify, tool, record.
 
-Whatever goes wrong with a candidate (the chat model, a refused delta, a failed training) ends in `record` with
-its reason: the journal learns from it and the run goes on. Only what concerns the run as a whole (the journal
-cannot be written, the surface cannot be opened) is raised.
+Whatever goes wrong with a candidate (the chat model, a refused delta, a failed training) ends in `record`
+with its reason: the journal learns from it and the run goes on. Only what concerns the run as a whole (the
+journal cannot be written, the surface cannot be opened) is raised.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from evorank.prompts import render
 from evorank.prompts.answers import Delta, Operation, Proposal, Review
 from evorank.prompts.briefing import Briefing, Quota
 from evorank.tools.comparison import Comparison
+from evorank.tools.compute_eval import compute_eval
 from evorank.tools.compute_loss import compute_loss
 from evorank.tools.run_sql_query import run_sql_query
 
@@ -98,7 +99,8 @@ def verify(state: AttemptState, runtime: Runtime[Context]) -> Update:
     """Checks that cost milliseconds, then the linter: findings go back to code, twice at most."""
     session = _session(state, runtime)
     bench = session.workbench
-    assert state.proposal is not None and state.delta is not None
+    assert state.proposal is not None
+    assert state.delta is not None
     _tell(state, "verify", state.delta.explanation)
     found = _base(state, session, state.base)
     assert found is not None
@@ -150,8 +152,6 @@ def tool(state: AttemptState, runtime: Runtime[Context]) -> Update:
         writer({"event": "progress", "step": state.step, "persona": state.persona, "text": text})
 
     try:
-        if evaluates:
-            from evorank.tools.compute_eval import compute_eval
         measure = compute_eval if evaluates else compute_loss
         comparison: Comparison = measure(state.phi, session.workbench, on_progress)
     except RefusedDelta as refusal:  # a guardrail that only a training can measure
@@ -209,7 +209,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
 def begin(state: AttemptState, runtime: Runtime[Context]) -> Literal["think", "__end__"]:
     """A step that is in the journal already (a crash came between its record and its checkpoint) is done."""
     known = _session(state, runtime).journal.get(thread_id(state.run, state.step))
-    return "think" if known is None else END
+    return "think" if known is None else "__end__"
 
 
 def after_think(state: AttemptState, runtime: Runtime[Context]) -> Literal["query", "code", "record"]:
@@ -286,7 +286,7 @@ def _visible(state: AttemptInput, session: Session) -> list[Attempt]:
 
 
 def _base(state: AttemptInput, session: Session, name: str) -> tuple[str, Phi] | None:
-    """Fingerprint and Φ of `production` or of an attempt, by its fingerprint or 8 or more characters of it."""
+    """Fingerprint and Φ of `production` or of an attempt, by 8 or more characters of its fingerprint."""
     production = session.production_fingerprint
     if name == "production" or (len(name) >= 8 and production.startswith(name)):
         return production, session.workbench.production

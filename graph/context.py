@@ -40,40 +40,50 @@ Made = TypeVar("Made")
 
 
 class Context(BaseModel):
-    """Settings of a run. Every field is optional; live handles are for programs and are not part of the form."""
+    """Settings of a run, all of them optional. Live handles are for programs and not part of the form."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    surface: str = Field("simulated", min_length=1, description="Surface to improve")
+    surface: str = Field(default="simulated", min_length=1, description="Surface to improve")
     home: str | None = Field(
-        None, description="Folder of everything a run reads and writes; empty: $EVORANK_HOME, or .evorank"
+        default=None,
+        description="Folder of everything a run reads and writes; empty: $EVORANK_HOME, or .evorank",
     )
     model: str | None = Field(
-        None,
+        default=None,
         description="Chat model as provider:model, e.g. google_genai:gemini-2.5-pro; empty: the embedded "
         "engineer, a search algorithm that needs no key",
     )
     personas: list[str] | None = Field(
-        None,
+        default=None,
         description="Only these personas propose; empty: all that the surface allows",
         json_schema_extra={"examples": [["optimizer", "architecture"]]},
     )
-    seed: int = Field(0, ge=0, description="Seed of the proposals; training seeds are always 0, 1, 2 ...")
-    seeds: int = Field(4, ge=2, le=32, description="Paired trainings of a candidate that survives the first")
-    parallel: int = Field(
-        4, ge=1, le=64, description="Candidates in flight; each batch sees the journal as it was before it"
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the proposals; training seeds are always 0, 1, 2 ..."
     )
-    workers: int | None = Field(None, ge=1, le=256, description="Training processes; empty: one per core")
+    seeds: int = Field(
+        default=4, ge=2, le=32, description="Paired trainings of a candidate that survives the first"
+    )
+    parallel: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Candidates in flight; each batch sees the journal as it was before it",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, le=256, description="Training processes; empty: one per core"
+    )
     steering: list[str] = Field(
         default_factory=list,
-        description="Wishes of the operator that every proposal must heed, a sentence each",
+        description="What every proposal must heed, a sentence each",
     )
-    max_calls: int | None = Field(None, ge=1, description="Budget of a run: calls to the chat model")
+    max_calls: int | None = Field(default=None, ge=1, description="Budget of a run: calls to the chat model")
     max_tokens: int | None = Field(
-        None, ge=1, description="Budget of a run: input and output tokens reported"
+        default=None, ge=1, description="Budget of a run: tokens reported, in and out"
     )
     max_cpu_seconds: float | None = Field(
-        None, gt=0, description="Budget of a run: CPU-seconds of training and scoring"
+        default=None, gt=0, description="Budget of a run: CPU-seconds of training and scoring"
     )
     chat_model: SkipJsonSchema[BaseChatModel | None] = Field(default=None, exclude=True)
     """A live chat model in place of `model`."""

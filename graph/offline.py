@@ -2,9 +2,9 @@
 
     START -> dispatch --Send x parallel--> attempt -> dispatch ... -> finish -> END
 
-A batch is one superstep on purpose: its attempts all see the journal as it was before the batch, so a run with
-the same seed makes the same proposals however its trainings happen to be scheduled. Which steps are left is read
-from the journal, so a run can be taken up by its name under any checkpointer, or none.
+A batch is one superstep on purpose: its attempts all see the journal as it was before the batch, so a run
+with the same seed makes the same proposals however its trainings happen to be scheduled. Which steps are left
+is read from the journal, so a run can be taken up by its name under any checkpointer, or none.
 """
 
 from __future__ import annotations
@@ -115,9 +115,12 @@ def _reason_to_stop(session: Session, attempts: Sequence[Attempt]) -> str | None
     return None
 
 
-def offline_builder() -> StateGraph[OfflineState, Context, OfflineInput, OfflineOutput]:
-    """The uncompiled graph: compile it with a checkpointer of your own to make runs resumable in their middle."""
-    offline = StateGraph(
+def offline_builder() -> StateGraph[OfflineState, Context, Any, Any]:
+    """The uncompiled graph: compile it with a checkpointer to resume a run in the middle of its steps.
+
+    Input and output are the dicts that OfflineInput and OfflineOutput describe.
+    """
+    offline: StateGraph[OfflineState, Context, Any, Any] = StateGraph(
         OfflineState, context_schema=Context, input_schema=OfflineInput, output_schema=OfflineOutput
     )
     offline.add_node("dispatch", dispatch)

@@ -100,7 +100,7 @@ class Attempt(BaseModel):
         return self.outcome in ("better", "cheaper")
 
     def summary(self) -> dict[str, Any]:
-        """What a table, an event or another app needs: without Φ, prompts' material and both arms' metrics."""
+        """What a table, an event or another app needs: without Φ, queries and both arms' metrics."""
         comparison = self.comparison or {}
         keep = ("metric", "difference", "low", "high", "effort")
         fields = {"id", "run", "step", "surface", "persona", "category", "hypothesis", "changes", "outcome"}
@@ -152,9 +152,7 @@ class AttemptState(AttemptInput, AttemptOutput):
 class OfflineInput(BaseModel):
     """What a run is asked for. A run that exists goes on: `steps` counts those it has already."""
 
-    steps: int = Field(
-        default=4, ge=1, le=1_000_000, description="How many candidates the run shall try in all"
-    )
+    steps: int = Field(default=4, ge=1, le=1_000_000, description="Candidates the run shall try in all")
     run: str | None = Field(
         default=None, description="Name of the run, to go on with one in the journal; empty: a new one"
     )

@@ -1,7 +1,7 @@
 """A chat model that answers from a script, over the tool-calling way that real providers use.
 
-No logic of its own: `script(form, messages)` gives the arguments of the answer (a dict or a pydantic model), or
-an exception to raise. What was asked is kept in `asked`.
+No logic of its own: `script(form, messages)` gives the arguments of the answer (a dict or a pydantic model),
+or an exception to raise. What was asked is kept in `asked`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The simulated surface, small enough that a training takes some milliseconds, and ways to watch trainings."""
+"""The simulated surface, so small that a training takes milliseconds, and a way to watch trainings."""
 
 from __future__ import annotations
 
