@@ -67,7 +67,7 @@ MAX_BINDINGS = 100
 MAX_CALLS = 1_000  # in the whole network
 MAX_WIDTH = 65_536  # floats per row of one value
 MAX_DENSE_PARAMETERS = 50_000_000  # 200 MB of float32; a step on one core would take seconds
-MAX_PARAMETERS = 1_000_000_000  # with the embedding tables: 4 GB
+MAX_PARAMETERS = 250_000_000  # with the embedding tables: 1 GB of float32, 3 GB with Adam's statistics
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,11 @@ class Plan:
 
     @property
     def activations(self) -> int:
-        """Floats held per row while training, at least: the size of every value computed."""
-        return sum(shape.size for shape in self.shapes.values())
+        """Floats held per row while training, at least: every value computed, and what `inputs` pools."""
+        pooled = 0
+        if Name("inputs") in self.shapes:
+            pooled = sum(f.length for f in self.features if f.kind == "history") * self.embedding_dim
+        return pooled + sum(shape.size for shape in self.shapes.values())
 
 
 def table_of(feature: Feature) -> str:

@@ -36,6 +36,7 @@ __all__ = [
 POINTER = "/architecture/layers"
 
 MAX_TEXT = 2_000  # characters of one expression
+MAX_LISTED = 40  # names in a hint
 MAX_DEPTH = 64  # nested calls and operators of one expression
 
 
@@ -189,10 +190,13 @@ def _number(value: float) -> Number:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint: the known name that is meant, or all of them."""
+    """A hint: the known name that is meant, or the known names (not more than fit in a message)."""
     known = sorted(set(known))
     close = get_close_matches(name, known, n=1, cutoff=0.7)
-    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
+    return f"There are: {', '.join(known[:MAX_LISTED])}{more}."
 
 
 def walk(node: Node) -> Iterator[Node]:

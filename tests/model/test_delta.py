@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evorank.model.delta import apply_delta, canonical, check_json, diff, fingerprint
 from evorank.model.errors import Finding, RefusedDelta
+
+LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
 
 PHI: dict[str, Any] = {
     "optimizer": {"name": "Adagrad", "args": {"lr": 0.1, "betas": [0.9, 0.999]}, "grad_clip": None},
@@ -60,7 +62,7 @@ def refused(patch: Any, phi: Any = PHI, **options: Any) -> Finding:
 
 
 @given(PATCHES, st.none() | st.lists(st.sampled_from(["/optimizer", "/architecture", ""]), max_size=2))
-@settings(max_examples=400)
+@settings(LAW, max_examples=400)
 def test_an_arbitrary_patch_gives_a_candidate_or_a_refusal_and_leaves_phi_alone(patch, prefixes):
     before = copy.deepcopy(PHI)
     try:
@@ -75,6 +77,7 @@ def test_an_arbitrary_patch_gives_a_candidate_or_a_refusal_and_leaves_phi_alone(
 
 
 @given(PHIS, PATCHES)
+@LAW
 def test_an_arbitrary_phi_never_breaks_the_refusal(phi, patch):
     try:
         result = apply_delta(phi, patch)
@@ -84,6 +87,7 @@ def test_an_arbitrary_phi_never_breaks_the_refusal(phi, patch):
 
 
 @given(PHIS, PHIS)
+@LAW
 def test_applying_a_diff_gives_the_other_configuration(a, b):
     patch = diff(a, b)
     assert fingerprint(apply_delta(a, patch)) == fingerprint(b)
@@ -91,6 +95,7 @@ def test_applying_a_diff_gives_the_other_configuration(a, b):
 
 
 @given(PHIS, PHIS)
+@LAW
 def test_applying_then_diffing_gives_an_equivalent_patch(a, b):
     once = apply_delta(a, diff(a, b))
     again = diff(a, once)
@@ -99,11 +104,13 @@ def test_applying_then_diffing_gives_an_equivalent_patch(a, b):
 
 
 @given(PHIS)
+@LAW
 def test_a_configuration_does_not_differ_from_itself(phi):
     assert diff(phi, copy.deepcopy(phi)) == []
 
 
 @given(PHIS, st.randoms(use_true_random=False))
+@LAW
 def test_the_fingerprint_is_independent_of_key_order(phi, random):
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
@@ -116,11 +123,13 @@ def test_the_fingerprint_is_independent_of_key_order(phi, random):
 
 
 @given(PHIS, PHIS)
+@LAW
 def test_fingerprints_are_equal_exactly_when_the_canonical_texts_are(a, b):
     assert (fingerprint(a) == fingerprint(b)) == (canonical(a) == canonical(b))
 
 
 @given(PHIS)
+@LAW
 def test_the_fingerprint_survives_a_trip_through_json(phi):
     assert fingerprint(json.loads(json.dumps(phi))) == fingerprint(phi)
     assert fingerprint(json.loads(canonical(phi))) == fingerprint(phi)

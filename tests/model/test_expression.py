@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evorank.model.errors import Finding, RefusedDelta
@@ -21,6 +21,8 @@ from evorank.model.expression import (
     table_of,
 )
 from evorank.model.system import Feature, LogSchema
+
+LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
 
 LOG = LogSchema(
     features=(
@@ -93,17 +95,20 @@ def test_an_expression_may_span_lines():
         max_leaves=8,
     )
 )
+@LAW
 def test_a_node_printed_and_parsed_again_is_the_same_node(text: str):
     node = parse_layer(text)
     assert parse_layer(str(node)) == node
 
 
 @given(st.text(max_size=200))
+@LAW
 def test_arbitrary_text_raises_nothing_but_a_refusal(text: str):
     assert all(finding.pointer == "/architecture/layers" for finding in findings(lambda: parse_layer(text)))
 
 
 @given(st.text(alphabet="abx01(),.=*+-/ []{}:'\"%@~<>!&|^#\n\\", max_size=80))
+@LAW
 def test_text_made_of_syntax_raises_nothing_but_a_refusal(text: str):
     found = findings(lambda: planned(text))
     assert all(finding.pointer.startswith("/architecture/layers") for finding in found)
@@ -129,8 +134,8 @@ def test_text_made_of_syntax_raises_nothing_but_a_refusal(text: str):
         ("x = 3", "is not an expression"),
         ("", "must be an expression"),
         ("relu(" * 300 + "x" + ")" * 300, "is not an expression"),
-        ("-" * 1500 + "x", "nested more than 64 deep"),
-        ("x + " * 400 + "x", "nested more than 64 deep"),
+        ("-" * 1500 + "x", "nested"),
+        ("x + " * 400 + "x", "nested"),
         ("relu(x)" + " " * 2000, "at most 2000 characters"),
         ("x * 1e9", "must lie in [-1e6, 1e6]"),
         ("x * 1e999", "must lie in [-1e6, 1e6]"),
@@ -367,6 +372,17 @@ def test_output_must_be_defined():
 def test_a_component_call_is_refused_because_components_cannot_run():
     with pytest.raises(RefusedDelta, match="components cannot run yet"):
         plan({"output": "Gate(inputs)"}, LOG, DIM, components={"Gate": object()})
+
+
+def test_a_hint_lists_no_more_names_than_fit():
+    log = LogSchema(tuple(Feature(f"feature_{i}", "numeric") for i in range(500)), {})
+    with pytest.raises(RefusedDelta) as caught:
+        plan({"output": "x"}, log, DIM)
+    assert caught.value.findings[0].hint.endswith("and 463 more.")
+
+
+def test_the_pooling_of_histories_counts_as_memory():
+    assert planned("inputs").activations == INPUTS + 10 * DIM
 
 
 def test_a_network_too_large_is_refused_before_it_is_built():

@@ -3,12 +3,14 @@ from __future__ import annotations
 import duckdb
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evorank.model.errors import LogError, RefusedDelta
 from evorank.model.sql import FUNCTIONS, check_expression, check_objective, label_query
 from evorank.model.system import Objective
+
+LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
 
 COLUMNS = {
     "click": "BOOLEAN",
@@ -124,6 +126,7 @@ def test_every_allowed_function_is_one_that_duckdb_has():
         ("row_number() OVER ()", "must not use a window"),
         ("max(watch_s) OVER (ORDER BY shown)", "must not use a window"),
         ("main.abs(watch_s)", "function that is not allowed"),
+        ("pg_catalog.current_setting('threads')", "function that is not allowed"),
         ("unnest([1])", "function that is not allowed"),
         ("*", "must not use a star"),
         ("COLUMNS('w.*')", "must not use a star"),
@@ -147,8 +150,8 @@ def test_every_allowed_function_is_one_that_duckdb_has():
         ("round(tag)", "does not type-check"),
         ("", "must be a SQL expression"),
         ("  ", "must be a SQL expression"),
-        ("watch_s\0", "NUL character"),
-        ("\ud800", "cannot be parsed"),
+        ("watch_s\0", "Unicode text without NUL"),
+        ("\ud800", "Unicode text without NUL"),
         ("watch_s,", "must be one scalar expression"),
         ("(" * 900 + "1" + ")" * 900 + ",", "must be one scalar expression"),
         ("NOT " * 400 + "click", "nested more than 100 deep"),
@@ -162,7 +165,7 @@ def test_what_is_not_a_scalar_expression_is_refused(sql: str, problem: str):
 
 
 @given(st.text(max_size=80) | st.text(alphabet="click(),'\"*+-/;1 ASselctFROM[]{}$#:=<>", max_size=60))
-@settings(max_examples=50)
+@settings(LAW, max_examples=50)
 def test_arbitrary_text_is_usable_or_told_why_not(sql: str):
     problems = check_expression(sql, COLUMNS)
     if not problems:
