@@ -166,7 +166,9 @@ class _Embed(nn.Module):
 
 def columns(named: list[Feature], kind: list[Feature]) -> Tensor | None:
     """Positions of `named` in their matrix; None for the whole matrix as it is."""
-    return None if named == kind else torch.tensor([kind.index(f) for f in named], device="cpu")
+    if named == kind:
+        return None
+    return torch.tensor([kind.index(f) for f in named], dtype=torch.int64, device="cpu")
 
 
 def offsets(sizes: list[int]) -> Tensor:

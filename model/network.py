@@ -37,7 +37,7 @@ class RankingNetwork(nn.Module):
         ids = [f for f in plan.features if f.kind == "categorical"]
         self._ids = [f.name for f in ids]
         self._columns = columns(ids, [f for f in features if f.kind == "categorical"])
-        self._offsets = torch.tensor([starts[table_of(f)] for f in ids], device="cpu")
+        self._offsets = torch.tensor([starts[table_of(f)] for f in ids], dtype=torch.int64, device="cpu")
         self._histories = {f.name: starts[table_of(f)] for f in plan.features if f.kind == "history"}
         self._numeric = [f.name for f in features if f.kind == "numeric"]
         self.functions = nn.ModuleDict()

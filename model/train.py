@@ -25,7 +25,7 @@ from evorank.model.system import Float32, Loss, Rows, Weights
 from evorank.model.updates import Updates
 
 if TYPE_CHECKING:
-    from evorank.model.config import OptimizerConfig
+    from evorank.model.config import Optimizer
     from evorank.model.expression import Plan
     from evorank.model.system import Feature
 
@@ -146,7 +146,7 @@ def _outside(name: str, codes: npt.NDArray[np.int32], size: int) -> str:
 
 def fit(
     network: RankingNetwork,
-    optimizer: OptimizerConfig,
+    optimizer: Optimizer,
     loss: Loss,
     rows: Rows,
     labels: Float32,
@@ -167,7 +167,7 @@ def fit(
 
 def _loop(
     network: RankingNetwork,
-    optimizer: OptimizerConfig,
+    optimizer: Optimizer,
     loss_of: Callable[[Tensor, Tensor], Tensor],
     cut: _Cutter,
     labels: Float32,
