@@ -121,8 +121,8 @@ def outcomes(dataset: Dataset, north_star: NorthStar, rows: slice) -> Outcomes:
     if users < FEWEST_USERS or not np.isfinite(result.value).all() or not result.value.any():
         raise ConfigurationError(
             f"`north_star.sql` says too little here: {users} users have an outcome whose horizon of "
-            f"{north_star.horizon_days} days ends within the validation period; {FEWEST_USERS} are needed, with "
-            "values that vary. Shorten the horizon, or lengthen the validation period."
+            f"{north_star.horizon_days} days ends within the validation period; {FEWEST_USERS} are needed, "
+            "with values that vary. Shorten the horizon, or lengthen the validation period."
         )
     return result
 

@@ -56,11 +56,7 @@ def test_ndcg_is_the_mean_over_every_order_that_the_predictions_allow(rows, k):
 
         ideal = max(dcg(order) for order in permutations(range(len(p))))
         if ideal > 0:
-            allowed = [
-                o
-                for o in permutations(range(len(p)))
-                if all(p[a] >= p[b] for a, b in pairwise(o))
-            ]
+            allowed = [o for o in permutations(range(len(p))) if all(p[a] >= p[b] for a, b in pairwise(o))]
             values.append(np.mean([dcg(order) for order in allowed]) / ideal)
     expected = np.mean(values) if values else math.nan
     assert metrics.ndcg(predictions, positive, users, k) == pytest.approx(expected, nan_ok=True)
