@@ -24,17 +24,17 @@ class _Part(BaseModel):
 
 
 class Boosting(_Part):
-    n_estimators: int = Field(ge=1, le=2000, description="Number of trees; cost grows in proportion")
-    learning_rate: float = Field(gt=0, le=1, description="Shrinkage of each tree: halve it, double trees")
-    lambda_l2: float = Field(ge=0, le=1000, description="L2 penalty on leaf values")
-    bagging_fraction: float = Field(gt=0, le=1, description="Share of the rows that each tree sees")
+    n_estimators: int = Field(ge=1, le=1000, description="Number of trees; cost grows in proportion")
+    learning_rate: float = Field(ge=0.001, le=0.5, description="Shrinkage of each tree")
+    lambda_l2: float = Field(ge=0, le=100, description="L2 penalty on leaf values")
+    bagging_fraction: float = Field(ge=0.2, le=1, description="Share of the rows that each tree sees")
 
 
 class Trees(_Part):
-    num_leaves: int = Field(ge=2, le=1024, description="Leaves per tree; many overfit a small log")
-    min_child_samples: int = Field(ge=1, le=100_000, description="Fewest training rows in a leaf")
-    feature_fraction: float = Field(gt=0, le=1, description="Share of the features that each tree sees")
-    cat_smooth: float = Field(ge=0, le=10_000, description="Rows' worth of doubt about what a rare id does")
+    num_leaves: int = Field(ge=2, le=256, description="Leaves per tree; many overfit a small log")
+    min_child_samples: int = Field(ge=1, le=1000, description="Fewest training rows in a leaf")
+    feature_fraction: float = Field(ge=0.2, le=1, description="Share of the features that each tree sees")
+    cat_smooth: float = Field(ge=0, le=200, description="Rows' worth of doubt about what a rare id does")
 
 
 class Reward(_Part):

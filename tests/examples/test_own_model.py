@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evorank.graph.journal import Journal
 from evorank.model.conformance import conformance, load_system
 from evorank.model.system import LogSchema, Phi
-from evorank.surfaces.importers import import_recbole
+from evorank.surfaces.importers import import_log
 from evorank.surfaces.surface import Surface, open_surface, save_surface
 from evorank.tools.compute_loss import compute_loss
 from evorank.tools.evaluator.executor import LocalPool
@@ -54,11 +61,10 @@ def ratings(folder: Path, rows: int = 6_000, users: int = 60, items: int = 50) -
 
 def surface_of(dataset: Path, home: Path, **boosting: float) -> Surface:
     """What `surface import recbole DATASET --system` makes, and a person then edits under [production]."""
-    surface = import_recbole(dataset, "own", home)
-    production = load_system(SYSTEM)(surface.dataset().schema, None).production()
+    surface = import_log("recbole", dataset, "own", home, system=SYSTEM)
+    production = surface.production()
     production["boosting"] |= boosting
-    save_surface(home, surface.spec.model_copy(update={"system": SYSTEM, "production": production}))
-    return open_surface(home, "own")
+    return save_surface(home, surface.spec.model_copy(update={"production": production}))
 
 
 def changed(phi: Phi, part: str, **fields: float) -> Phi:
@@ -107,6 +113,7 @@ def test_its_check_points_at_the_field(part: str, fields: dict[str, object], poi
     assert [finding.pointer for finding in findings] == [pointer], findings
 
 
+@pytest.mark.heavy
 def test_workers_train_it_and_tell_better_from_worse(tmp_path: Path, pool: LocalPool) -> None:
     surface = surface_of(ratings(tmp_path / "tiny"), tmp_path / "home", n_estimators=5)
     bench = Workbench(surface, pool, tmp_path / "cache", seeds=2)
@@ -124,3 +131,31 @@ def test_on_movielens_fewer_leaves_are_better(tmp_path: Path, pool: LocalPool) -
     bench = Workbench(surface, pool, tmp_path / "cache", seeds=2)
     found = compute_loss(changed(bench.production, "trees", num_leaves=7), bench)
     assert found.verdict == "better", found.reason
+
+
+@pytest.mark.heavy
+def test_the_commands_of_the_readme_evolve_it(tmp_path: Path) -> None:
+    readme = (EXAMPLE / "README.md").read_text()
+    block = re.search(r"```sh\n(.*?)```", readme, re.DOTALL)
+    assert block, "the README has no ```sh block"
+    install, *commands = block[1].strip().splitlines()
+    assert install.startswith("pip install")
+    data = ratings(tmp_path / "tiny")
+    environment = os.environ | {"EVORANK_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    for command in commands:
+        words = shlex.split(command.replace("PATH/TO/ml-100k", str(data)))
+        assert words[:2] == ["python", "cli.py"]
+        done = subprocess.run(
+            [sys.executable, *words[1:], "--json"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert json.loads(done.stdout.strip().splitlines()[-1] if "run" in words else done.stdout)
+    surface = open_surface(tmp_path / "home", "ml")
+    assert surface.spec.system == SYSTEM
+    with closing(Journal.open(tmp_path / "home")) as journal:
+        attempts = journal.attempts(surface="ml")
+    assert len(attempts) == 4
+    assert {attempt.persona for attempt in attempts} == {"optimizer", "architecture"}
+    for attempt in attempts:
+        assert attempt.outcome in ("better", "cheaper", "equal", "worse", "inconclusive"), attempt.reason
+        assert surface.system().check(attempt.phi) == []
