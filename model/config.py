@@ -30,7 +30,6 @@ __all__ = [
     "Rule",
     "SystemConfig",
     "check_config",
-    "complete",
     "default_phi",
     "parse_config",
 ]
@@ -64,7 +63,7 @@ class Rule(_Part):
         ),
     )
     args: dict[str, Argument] = Field(
-        default_factory=dict,
+        default={},
         max_length=20,
         description=(
             'Keyword arguments by name, e.g. {"lr": 0.05} or {"warmup": 0.05}; absent ones keep their '
@@ -86,7 +85,7 @@ class Optimizer(_Part):
         ),
     )
     args: dict[str, Argument] = Field(
-        default_factory=dict,
+        default={},
         max_length=20,
         description=(
             'Keyword arguments of that class, e.g. {"lr": 0.001, "betas": [0.9, 0.999], "weight_decay": '
@@ -119,7 +118,7 @@ class Optimizer(_Part):
         ),
     )
     schedule: Rule = Field(
-        default_factory=lambda: Rule(name="constant"),
+        default=Rule(name="constant"),
         description="How the learning rate moves over the run",
     )
     grad_clip: float | None = Field(
@@ -164,7 +163,7 @@ class Reward(_Part):
     """What is predicted: the label of an impression, in SQL over the log's columns."""
 
     factors: dict[str, str] = Field(
-        default_factory=dict,
+        default={},
         max_length=50,
         description=(
             'Named scalar DuckDB expressions over the log\'s columns and other factors, e.g. {"watched": '
@@ -215,7 +214,7 @@ class SystemConfig(_Part):
     architecture: Architecture = Field(description="The network")
     reward: Reward = Field(description="What the network learns to predict")
     components: dict[str, Component] = Field(
-        default_factory=dict,
+        default={},
         max_length=20,
         description="Code by name, used by the other parts under that name. "
         + CANNOT_RUN[0].upper()
@@ -252,15 +251,6 @@ def check_config(phi: Phi, log: LogSchema) -> list[Finding]:
         *_check_architecture(config, log),
         *check_objective(config.objective, log.columns),
     ]
-
-
-def complete(phi: Phi) -> Phi:
-    """A valid Φ with every field present, defaults filled in.
-
-    What a production Φ should go through before it is fingerprinted: one written by hand, or read from TOML
-    (which has no null), leaves fields out that deltas want to replace.
-    """
-    return SystemConfig.model_validate(phi).model_dump(mode="json")
 
 
 def _check_architecture(config: SystemConfig, log: LogSchema) -> list[Finding]:

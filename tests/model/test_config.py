@@ -15,7 +15,6 @@ from evorank.model.config import (
     MAX_ACTIVATIONS,
     SystemConfig,
     check_config,
-    complete,
     default_phi,
     parse_config,
 )
@@ -103,18 +102,34 @@ def test_parsing_gives_typed_parts_and_the_objective():
     assert config.objective == Objective("clicked * watched", PHI["reward"]["factors"], "bce")
 
 
-def test_a_sparse_configuration_is_valid_and_can_be_completed():
+def test_a_sparse_configuration_is_valid_and_the_schema_says_what_it_leaves_out():
     sparse = {
         "optimizer": {"name": "Adam"},
         "architecture": {"layers": {"output": "age"}},
         "reward": {"label": "click"},
     }
-    assert check_config(sparse, LOG) == []
-    whole = complete(sparse)
-    assert whole["optimizer"]["grad_clip"] is None
-    assert whole["components"] == {}
-    assert complete(whole) == whole
-    assert parse_config(whole, LOG) == parse_config(sparse, LOG)
+    config = parse_config(sparse, LOG)
+    whole = config.model_dump(mode="json")
+    assert parse_config(whole, LOG) == config
+    definitions = SystemConfig.model_json_schema()["$defs"]
+    for part, model in (("optimizer", "Optimizer"), ("architecture", "Architecture"), ("reward", "Reward")):
+        fields = definitions[model]["properties"]
+        assert {**whole[part], **sparse[part]} == {
+            name: sparse[part].get(name, field.get("default", "no default")) for name, field in fields.items()
+        }
+
+
+def test_configurations_share_no_defaults():
+    layers = {"layers": {"output": "age"}}
+    one, two = (
+        SystemConfig.model_validate(
+            {"optimizer": {"name": "Adam"}, "architecture": layers, "reward": {"label": "1"}}
+        )
+        for _ in range(2)
+    )
+    one.optimizer.args["lr"] = 1
+    one.optimizer.schedule.args["warmup"] = 0.1
+    assert (two.optimizer.args, two.optimizer.schedule.args) == ({}, {})
 
 
 def test_the_configuration_is_read_without_torch():
