@@ -147,7 +147,7 @@ class LinesDisplay:
     def on_event(self, event: Event) -> None:
         if event.get("event") != "attempt":
             return
-        attempt = event["attempt"]
+        attempt = event
         self.best.see(attempt)
         what = show_changes(attempt.get("changes") or attempt.get("patch") or [], 70)
         why = "" if attempt.get("comparison") else f"  ({attempt['reason'][:100]})"
@@ -180,7 +180,7 @@ class LiveDisplay:
     def on_event(self, event: Event) -> None:
         kind, step = event.get("event"), event.get("step")
         if kind == "attempt":
-            attempt = event["attempt"]
+            attempt = event
             self.running.pop(attempt["step"], None)
             self.finished.append(attempt)
             self.best.see(attempt)

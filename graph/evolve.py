@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.graph.context import Context, Session, open_session
 from evorank.graph.journal import thread_id
-from evorank.graph.offline import builder
+from evorank.graph.offline import best_attempt, builder
 from evorank.graph.state import Attempt
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.tools.compute_loss import Comparison, final_comparison
@@ -85,7 +85,7 @@ def new_plan(context: Context, steps: int) -> Plan:
         steps=steps,
         context=context.model_dump(mode="json"),
         data_version=session.workbench.dataset.key,
-        production=session.workbench.production_fingerprint,
+        production=session.production_fingerprint,
         created_at=now.isoformat(timespec="seconds"),
         versions={name: version(name) for name in ("evorank", "torch", "langgraph", "duckdb", "numpy")}
         | {"python": platform.python_version()},
@@ -136,24 +136,32 @@ def evolve(plan: Plan, context: Context, on_event: Callable[[Event], None] = lam
             "metadata": {"kind": "run", "graph": "offline", "surface": session.surface.name, "run": plan.run},
             "recursion_limit": 10 * plan.steps + 100,
         }
-        fresh = not graph.get_state(config).values
-        for _, event in graph.stream(
-            {"steps": plan.steps, "run": plan.run} if fresh else None,
+        # A run in the middle of a batch goes on there; one that stopped between batches is asked again, and
+        # finds in the journal what is left.
+        waiting = bool(graph.get_state(config).next)
+        for *_, event in graph.stream(
+            None if waiting else {"steps": plan.steps, "run": plan.run},
             config,
             context=context,
             stream_mode=["custom"],
-            subgraphs=False,
+            subgraphs=True,
             durability="sync",
         ):
             on_event(event)
-    attempts = session.journal.attempts(run=plan.run)
-    summary = _summarize(plan, session, attempts, time.monotonic() - started, on_event)
+        stopped = graph.get_state(config).values.get("stopped")
+    attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)
+    summary = _summarize(plan, session, attempts, stopped, time.monotonic() - started, on_event)
     _write(session.home / "runs" / plan.run / "summary.json", summary.model_dump_json(indent=2))
     return summary
 
 
 def _summarize(
-    plan: Plan, session: Session, attempts: list[Attempt], seconds: float, on_event: Callable[[Event], None]
+    plan: Plan,
+    session: Session,
+    attempts: list[Attempt],
+    stopped: str | None,
+    seconds: float,
+    on_event: Callable[[Event], None],
 ) -> Summary:
     reporting = time.monotonic()
     best, test, note = best_attempt(attempts), None, ""
@@ -164,7 +172,7 @@ def _summarize(
         on_event({"event": "note", "text": "scoring the best candidate and production on the test period"})
         assert best.phi is not None
         try:
-            test = final_comparison(best.phi, session.workbench)
+            test = final_comparison(best.phi, session.workbench, _report_seeds(plan))
         except ToolError as error:
             note = f"The test period could not be scored: {error}"
     personas: dict[str, Counter[str]] = {}
@@ -176,7 +184,7 @@ def _summarize(
         surface=session.surface.name,
         steps=plan.steps,
         finished=len(attempts),
-        stopped=None if complete else session.stop_reason or "stopped",
+        stopped=None if complete else stopped or "stopped",
         outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
         personas={persona: dict(counts) for persona, counts in personas.items()},
         switched_off=session.switched_off,
@@ -197,21 +205,10 @@ def _summarize(
     )
 
 
-def best_attempt(attempts: list[Attempt]) -> Attempt | None:
-    """The largest improvement of the loss among attempts that are better beyond noise.
-
-    A new reward is left out: its alignment is another scale, and its loss cannot be compared.
-    """
-    wins = [
-        attempt
-        for attempt in attempts
-        if attempt.outcome == "better" and attempt.comparison and attempt.comparison["metric"] != "alignment"
-    ]
-    return min(
-        wins,
-        key=lambda attempt: attempt.comparison["difference"] if attempt.comparison else 0.0,
-        default=None,
-    )
+def _report_seeds(plan: Plan) -> range:
+    """Trainings that no choice was made on: other seeds than the loop's, twice as many."""
+    start = 1000 * (1 + int(plan.context["seed"]))
+    return range(start, start + 2 * int(plan.context["seeds"]))
 
 
 def _runs(home: Path) -> list[str]:

@@ -65,7 +65,7 @@ def test_every_attempt_says_what_was_tried_and_what_came_of_it(finished) -> None
     home, events = finished
     journal = records(home)
     assert {attempt["step"] for attempt in journal} == set(range(6))
-    assert [attempt["id"] for attempt in journal] == [event["attempt"]["id"] for event in events[:-1]]
+    assert [attempt["id"] for attempt in journal] == [event["id"] for event in events[:-1]]
     for attempt in journal:
         assert attempt["hypothesis"]
         assert attempt["reason"]
@@ -79,7 +79,7 @@ def test_the_same_seed_proposes_the_same_candidates(finished, tmp_path: Path) ->
     _, events = finished
     printed = cli("run", "--steps", "6", "--seeds", "2", "--json", home=tmp_path / "home").stdout
     again = [json.loads(line) for line in printed.splitlines()][:-1]
-    proposals = lambda found: {e["attempt"]["step"]: e["attempt"]["fingerprint"] for e in found}  # noqa: E731
+    proposals = lambda found: {e["step"]: e["fingerprint"] for e in found}  # noqa: E731
     assert proposals(again) == proposals(events[:-1])
 
 
