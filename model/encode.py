@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,8 +64,9 @@ def encode(
     if (final / "meta.json").exists():
         return Dataset.open(final)
     tell = progress or (lambda what, share: None)
-    work = directory / f".{key}-{os.getpid()}-{os.urandom(3).hex()}"
+    work = directory / f".{key}@{platform.node()}@{os.getpid()}@{os.urandom(3).hex()}"
     with sources.explained("log"):
+        _sweep(directory)
         work.mkdir(parents=True)
         try:
             (work / "spill").mkdir()
@@ -79,6 +81,17 @@ def encode(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return Dataset.open(final)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what encoders of this machine left behind when they were killed."""
+    for left in directory.glob(f".*@{platform.node()}@*@*"):
+        try:
+            os.kill(int(left.name.split("@")[-2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (PermissionError, ValueError):
+            continue
 
 
 class _Encoder:

@@ -64,7 +64,7 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     total, dropped, late, first, last = connection.execute(
         f"SELECT count(*), count_if(__bad), count_if(__late), min(time), max(time) FROM {file}"
     ).fetchone() or (0, 0, 0, None, None)
-    if total == dropped:
+    if not total or total == dropped:
         why = f"all {total} rows lack a user, item or time" if total else "it has no rows"
         where = f", or change `where` ({spec.where})" if spec.where else ""
         raise LogError(
