@@ -326,7 +326,7 @@ def _briefing(state: AttemptState, session: Session) -> Briefing:
         log=bench.dataset.schema,
         functions=session.functions,
         steering=session.context.steering,
-        journal=[attempt.model_dump(mode="json") for attempt in journal],
+        journal=[session.dump(attempt) for attempt in journal],
         insights=[insight for attempt in journal for insight in attempt.insights] + state.insights,
         run="",  # a name must not change what is proposed: the same seed, the same run
         step=state.step,

@@ -24,12 +24,14 @@ from pydantic.json_schema import SkipJsonSchema
 
 from evorank.graph.ask import chat_model
 from evorank.graph.journal import BUSY_SECONDS, Journal, explained
+from evorank.graph.state import Attempt
 from evorank.model.delta import fingerprint
 from evorank.model.errors import ConfigurationError
 from evorank.model.expression import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import Persona, load_personas
 from evorank.surfaces.surface import open_surface
+from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.executor import LocalPool
 from evorank.tools.workbench import Workbench
 
@@ -113,6 +115,7 @@ class Session:
         ours = isinstance(workbench.system, NeuralRanker)
         self.functions = {str(each): each.doc for each in FUNCTIONS.values()} if ours else {}
         """What prompts say of the layer language: signature -> one line. Empty for other systems."""
+        self._dumps: dict[str, dict[str, Any]] = {}
         self.stop = threading.Event()
         self.stop_reason: str | None = None
 
@@ -128,6 +131,12 @@ class Session:
     def seed(self, step: int) -> int:
         digest = hashlib.sha256(f"{self.context.seed}/{step}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+    def dump(self, attempt: Attempt) -> dict[str, Any]:
+        """A journal record as JSON for prompts, made once: a journal of thousands is shown at every call."""
+        if attempt.id not in self._dumps:
+            self._dumps[attempt.id] = attempt.model_dump(mode="json")
+        return self._dumps[attempt.id]
 
     @property
     def model_name(self) -> str:
@@ -161,8 +170,8 @@ class Session:
                 self.switched_off[name] = f"there is no persona {name!r}; known are {known}"
             elif name not in patchable:
                 self.switched_off[name] = f"system {self.surface.spec.system} lets it patch nothing"
-            elif "compute_eval" in self.personas[name].tools and self.surface.reward_persona_off:
-                self.switched_off[name] = self.surface.reward_persona_off or ""
+            elif "compute_eval" in self.personas[name].tools and (reason := self._no_north_star()):
+                self.switched_off[name] = reason
         proposers = [name for name in dict.fromkeys(wanted) if name not in self.switched_off]
         if (asked is not None and len(proposers) < len(set(asked))) or not proposers:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.switched_off.items())
@@ -170,6 +179,17 @@ class Session:
                 f"`personas` must name personas that can work here, got {asked} ({why})."
             )
         return proposers
+
+    def _no_north_star(self) -> str | None:
+        """Why no reward can be told better than another here; None where it can."""
+        north_star = self.surface.spec.north_star
+        if north_star is None:
+            return self.surface.reward_persona_off
+        try:
+            outcomes(self.workbench.dataset, north_star, self.workbench.dataset.bounds["validation"])
+        except ConfigurationError as error:
+            return str(error)
+        return None
 
 
 _lock = threading.RLock()

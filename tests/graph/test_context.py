@@ -144,6 +144,14 @@ def test_a_persona_that_cannot_work_here_is_refused_with_the_reason(context, hom
         open_session(context(rates(0.05), personas=["optimiser"]))
 
 
+def test_a_north_star_that_the_validation_period_cannot_show_switches_the_reward_engineer_off(context, home):
+    path = home / "surfaces" / "tiny" / "surface.toml"
+    path.write_text(path.read_text().replace("horizon_days = 1", "horizon_days = 300"))
+    session = open_session(context(rates(0.05), personas=None))
+    assert session.proposers == ["optimizer", "architecture"]
+    assert "horizon of 300 days" in session.switched_off["reward"]
+
+
 def test_own_personas_are_read_from_the_home(context, home):
     (home / "personas").mkdir()
     (home / "personas" / "optimizer.md").write_text(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evorank.model import sources
+from evorank.surfaces.importers.common import active_days
 from evorank.surfaces.simulated.generate import generate, simulated_spec
 from evorank.surfaces.surface import Surface, save_surface
 from evorank.tools.evaluator.executor import Job
@@ -19,7 +20,9 @@ def make_surface(home: Path) -> Surface:
     with sources.connect() as connection:
         connection.register("generated", log)
         connection.execute(f"COPY generated TO '{directory / 'log.parquet'}' (FORMAT parquet)")
-    spec = simulated_spec(len(log["click"])).model_copy(update={"name": "tiny"})
+    spec = simulated_spec(len(log["click"]))
+    # A horizon of one day, because the validation period of so short a log is three days.
+    spec = spec.model_copy(update={"name": "tiny", "north_star": active_days("user_id", 1)})
     spec.production["architecture"]["layers"] = {
         "h1": "relu(dense(inputs, 8))",
         "h2": "relu(dense(h1, 8))",
