@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from evorank.model.errors import Finding, RefusedDelta
 from evorank.model.functions import FUNCTIONS
-from evorank.model.syntax import Call, identifier_problem, parse_layer, walk
+from evorank.model.syntax import Call, escape, identifier_problem, parse_layer, walk
 
 if TYPE_CHECKING:
     from evorank.model.config import SystemConfig
@@ -26,7 +26,7 @@ def check_components(config: SystemConfig) -> list[Finding]:
     """Names, sources and kinds of components, and one refusal for every place that needs one to run."""
     findings = []
     for name, component in config.components.items():
-        pointer = f"/components/{name.replace('~', '~0').replace('/', '~1')}"
+        pointer = f"/components/{escape(name)}"
         problem = identifier_problem(name)
         if problem is None and name in FUNCTIONS:
             problem = "is the name of a built-in function"

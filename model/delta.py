@@ -17,7 +17,7 @@ import jsonpatch
 import jsonpointer
 
 from evorank.model.errors import Finding, RefusedDelta
-from evorank.model.syntax import did_you_mean
+from evorank.model.syntax import did_you_mean, escape
 from evorank.model.system import Phi
 
 __all__ = ["apply_delta", "canonical", "check_json", "diff", "fingerprint"]
@@ -66,7 +66,7 @@ def check_json(document: Any, pointer: str = "") -> list[Finding]:
                     findings.append(Finding(where, "must have keys of Unicode text without NUL", key))
                 else:
                     characters += len(key)
-                    todo.append((inner, f"{where}/{_escape(key)}", depth + 1))
+                    todo.append((inner, f"{where}/{escape(key)}", depth + 1))
         elif isinstance(value, list):
             todo.extend((inner, f"{where}/{index}", depth + 1) for index, inner in enumerate(value))
         elif isinstance(value, str):
@@ -182,7 +182,7 @@ def _checked(phi: Phi) -> Phi:
 
 def _diff(a: Mapping[str, Any], b: Mapping[str, Any], path: str, operations: list[dict[str, Any]]) -> None:
     for key in sorted({*a, *b}):
-        where = f"{path}/{_escape(key)}"
+        where = f"{path}/{escape(key)}"
         if key not in b:
             operations.append({"op": "remove", "path": where})
         elif key not in a:
@@ -292,7 +292,7 @@ def _resolve(document: Any, pointer: str) -> Any:
             raise RefusedDelta([Finding(pointer, missing, hint=f"{hint} Use add for a new field.".strip())])
         else:
             raise RefusedDelta([Finding(pointer, f"does not exist: {reached or 'Φ'} has no {token!r}", here)])
-        reached = f"{reached}/{_escape(token)}"
+        reached = f"{reached}/{escape(token)}"
     return here
 
 
@@ -313,11 +313,7 @@ def _tokens(pointer: Any) -> Tokens:
 
 
 def _pointer(tokens: Tokens) -> str:
-    return "".join(f"/{_escape(token)}" for token in tokens)
-
-
-def _escape(token: str) -> str:
-    return token.replace("~", "~0").replace("/", "~1")
+    return "".join(f"/{escape(token)}" for token in tokens)
 
 
 def _brief(value: Any) -> str:

@@ -31,6 +31,7 @@ from evorank.model.syntax import (
     Number,
     Refusal,
     did_you_mean,
+    escape,
     identifier_problem,
     names_in,
     parse_layer,
@@ -173,7 +174,7 @@ class _Planner:
             return
         calls = 0
         for name, text in self.layers.items():
-            pointer = f"{POINTER}/{name.replace('~', '~0').replace('/', '~1')}"
+            pointer = f"{POINTER}/{escape(name)}"
             problem = identifier_problem(name)
             if problem is None and name in RESERVED:
                 problem = "is a reserved name"

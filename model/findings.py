@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from evorank.model.errors import Finding
-from evorank.model.syntax import did_you_mean
+from evorank.model.syntax import did_you_mean, escape
 
 __all__ = ["findings_of"]
 
@@ -37,7 +37,7 @@ def findings_of(error: ValidationError, model: type[BaseModel], document: Any) -
 
 
 def _finding(model: type[BaseModel], location: list[Any], problem: Mapping[str, Any]) -> Finding:
-    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
+    pointer = "".join(f"/{escape(str(part))}" for part in location)
     if problem["type"] == "extra_forbidden":
         holder, _ = _at(model, location[:-1])
         return Finding(pointer, "is not a field of Φ", location[-1], did_you_mean(str(location[-1]), holder))

@@ -168,15 +168,16 @@ def _embed(feature: Feature, dim: int) -> tuple[Shape, int]:
 
 
 def _broadcast(a: Shape | float, b: Shape | float) -> tuple[Shape, int]:
-    if isinstance(a, int | float) and isinstance(b, int | float):
+    if not isinstance(a, Vector | Sequence):
+        a, b = b, a
+    if not isinstance(a, Vector | Sequence):
         raise Refusal("an operator needs at least one value that is not a number")
-    if isinstance(a, int | float) or isinstance(b, int | float):
-        return (a if not isinstance(a, int | float) else b), 0  # type: ignore[return-value]
+    if not isinstance(b, Vector | Sequence):
+        return a, 0
     if a.width != b.width and 1 not in (a.width, b.width):
+        widths = f"{a} and {b}"
         raise Refusal(
-            "+, - and * need equal widths, or one of width 1",
-            f"{a} and {b}",
-            "Give both dense layers the same units.",
+            "+, - and * need equal widths, or one of width 1", widths, "Give both dense the same units."
         )
     width = max(a.width, b.width)
     lengths = {x.length for x in (a, b) if isinstance(x, Sequence)}

@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from evorank.model.errors import Finding, LogError, RefusedDelta
-from evorank.model.syntax import Refusal, did_you_mean
+from evorank.model.syntax import Refusal, did_you_mean, escape
 from evorank.model.system import Objective
 
 __all__ = ["FUNCTIONS", "check_expression", "check_objective", "label_query"]
@@ -92,7 +92,7 @@ def check_objective(objective: Objective, columns: Mapping[str, str]) -> list[Fi
     known = {name.lower(): name for name in columns}
     seen: dict[str, str] = {}
     for name in objective.factors:
-        pointer = f"/reward/factors/{name}"
+        pointer = f"/reward/factors/{escape(name)}"
         if name.lower() in known:
             findings.append(
                 Finding(pointer, "has the name of a log column", known[name.lower()], "Rename it.")
@@ -106,12 +106,12 @@ def check_objective(objective: Objective, columns: Mapping[str, str]) -> list[Fi
             if not _is_plain(name, connection):
                 rule = "has a name that SQL cannot use unquoted"
                 findings.append(
-                    Finding(f"/reward/factors/{name}", rule, name, "Rename it, e.g. watched_share.")
+                    Finding(f"/reward/factors/{escape(name)}", rule, name, "Rename it, e.g. watched_share.")
                 )
             try:
                 used[name] = _names(sql, connection)
             except Refusal as refusal:
-                findings.append(refusal.at(f"/reward/factors/{name}"))
+                findings.append(refusal.at(f"/reward/factors/{escape(name)}"))
         if findings:
             return findings
         try:
@@ -121,7 +121,7 @@ def check_objective(objective: Objective, columns: Mapping[str, str]) -> list[Fi
         types = dict(columns)
         broken: set[str] = set()
         for pointer, name, sql in [
-            *((f"/reward/factors/{name}", name, objective.factors[name]) for name in order),
+            *((f"/reward/factors/{escape(name)}", name, objective.factors[name]) for name in order),
             ("/reward/label", "", objective.label),
         ]:
             try:
@@ -156,7 +156,7 @@ def label_query(objective: Objective, table: str) -> str:
         used: dict[str, set[str]] = {}
         findings = []
         for pointer, name, sql in [
-            *((f"/reward/factors/{name}", name, sql) for name, sql in objective.factors.items()),
+            *((f"/reward/factors/{escape(name)}", name, sql) for name, sql in objective.factors.items()),
             ("/reward/label", "", objective.label),
         ]:
             try:
@@ -183,7 +183,9 @@ def _ordered(used: Mapping[str, set[str]], wanted: set[str] | None = None) -> li
     def visit(name: str) -> None:
         if name in path:
             circle = " -> ".join([*path[path.index(name) :], name])
-            raise RefusedDelta([Finding(f"/reward/factors/{name}", "must not depend on itself", circle)])
+            raise RefusedDelta(
+                [Finding(f"/reward/factors/{escape(name)}", "must not depend on itself", circle)]
+            )
         if name in order:
             return
         path.append(name)

@@ -26,6 +26,7 @@ __all__ = [
     "Number",
     "Refusal",
     "did_you_mean",
+    "escape",
     "identifier_problem",
     "names_in",
     "parse_layer",
@@ -187,6 +188,11 @@ def _number(value: float) -> Number:
         if value == int(value):
             value = int(value)
     return Number(value)
+
+
+def escape(token: str) -> str:
+    """A key as one part of a JSON Pointer (RFC 6901)."""
+    return token.replace("~", "~0").replace("/", "~1")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -307,6 +307,7 @@ def test_a_log_with_numerics_only_has_inputs_and_no_fields():
         ("cross(user_id, item_id, rank=9)", "cannot exceed the width 8", ""),
         ("dot(user_id, inputs)", "needs equal widths", "Project"),
         ("user_id + inputs", "need equal widths", "same units"),
+        ("add(1, 2)", "at least one value that is not a number", ""),
         ("watched + fields", "sequences of one length", ""),
         ("concat(user_id)", "at least two", ""),
         ("concat(user_id, watched)", "must be a vector", "Pool it"),

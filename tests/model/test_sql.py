@@ -228,6 +228,10 @@ def test_a_factor_needs_a_name_that_sql_can_use_unquoted(name: str):
     ]
 
 
+def test_a_pointer_escapes_what_a_name_holds():
+    assert found("click", **{"a/b~": "1"})[0][0] == "/reward/factors/a~1b~0"
+
+
 def test_names_are_case_insensitive_as_in_sql():
     assert found("WATCHED * Click::INT", watched="WATCH_S") == []
 
