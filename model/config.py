@@ -113,7 +113,7 @@ class Optimizer(_Part):
         gt=0,
         le=100,
         description=(
-            "Passes over the training period, in (0, 100]; 0.25 trains on its latest quarter pass only. "
+            "Passes over the training period, in (0, 100]; 0.25 trains on a random quarter of its rows. "
             "Training cost is proportional to it"
         ),
     )
@@ -125,7 +125,7 @@ class Optimizer(_Part):
         default=None,
         gt=0,
         le=1e6,
-        description="Largest norm of the gradient of all dense parameters together, or null for no clipping",
+        description="Largest norm of the gradient of all parameters together, or null for no clipping",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
