@@ -68,7 +68,7 @@ def _uses(config: SystemConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 def layer_components(config: SystemConfig) -> list[tuple[str, str]]:
     """(binding, component) for every call of a component in the layers."""
-    found = []
+    found: list[tuple[str, str]] = []
     for layer, text in config.architecture.layers.items():
         try:
             node = parse_layer(text)
