@@ -41,7 +41,7 @@ from evorank.personas.towers import ACTIVATIONS, Blueprint, draw
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
 from evorank.prompts.briefing import Briefing, Quota
-from evorank.surfaces.surface import Surface, open_surface
+from evorank.surfaces.surface import Surface, list_surfaces, open_surface
 from evorank.tools.evaluator.executor import LocalPool
 from evorank.tools.metrics import log_loss
 from evorank.tools.workbench import Workbench
@@ -73,8 +73,9 @@ FLAT: dict[str, Any] = {
     "norm": {"enum": ["none", "output", "layers", "both"], "description": "where layer norm stands"},
 }
 FLAT_PRODUCTION: Phi = {
-    "optimizer": "Adagrad", "lr": 0.1, "weight_decay": 0.0, "batch_size": 512, "epochs": 1, "schedule": "constant",
-    "embedding_dim": 16, "width": 128, "depth": 2, "dropout": 0.0, "activation": "relu", "norm": "output",
+    "optimizer": "Adagrad", "lr": 0.1, "weight_decay": 0.0, "batch_size": 512, "epochs": 1,
+    "schedule": "constant", "embedding_dim": 16, "width": 128, "depth": 2, "dropout": 0.0,
+    "activation": "relu", "norm": "output",
 }  # fmt: skip
 Evaluate = Callable[[Phi], float]
 
@@ -102,8 +103,8 @@ class Task:
             norm=flat["norm"],
         )  # fmt: skip
         optimizer = self.production["optimizer"] | {
-            "name": flat["optimizer"], "args": args, "batch_size": flat["batch_size"], "epochs": flat["epochs"],
-            "schedule": {"name": flat["schedule"], "args": {}},
+            "name": flat["optimizer"], "args": args, "batch_size": flat["batch_size"],
+            "epochs": flat["epochs"], "schedule": {"name": flat["schedule"], "args": {}},
         }  # fmt: skip
         layers = draw(plan, self.bench.dataset.schema)
         return self.production | {
@@ -179,7 +180,8 @@ def _attempt(
             "high": difference, "effort": "full",
         }  # fmt: skip
     return {
-        "step": step, "persona": "optimizer", "category": proposal.category, "hypothesis": proposal.hypothesis,
+        "step": step, "persona": "optimizer", "category": proposal.category,
+        "hypothesis": proposal.hypothesis,
         "outcome": "failed" if comparison is None else "better" if difference < 0 else "worse",
         "fingerprint": fingerprint(phi), "base": fingerprint(base), "production": fingerprint(production),
         "changes": diff(production, phi), "comparison": comparison, "reason": reason,
@@ -248,6 +250,8 @@ def _surface(log: str, home: Path) -> Surface:
     path = Path(log)
     if not path.is_dir():
         return open_surface(home, log)
+    if path.name in list_surfaces(home):
+        return open_surface(home, path.name)
     from evorank.surfaces.importers.recbole import import_recbole
 
     return import_recbole(path, path.name, home)

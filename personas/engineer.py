@@ -123,7 +123,7 @@ class EmbeddedEngineer(BaseChatModel):
         return {"patch": patch, "explanation": f"Sets {_listed([op['path'] for op in patch])}."}
 
     def _repaired(self, reading: Reading) -> dict[str, Any]:
-        """Leave out what was found where the rest stands alone; otherwise turn other knobs of the same base."""
+        """Leave out what was found where the rest stands alone; otherwise turn other knobs of the base."""
         previous = (reading.previous or {})["patch"]
         wrong = [str(finding["pointer"]) for finding in reading.findings]
         kept = [op for op in previous if not any(_related(op["path"], pointer) for pointer in wrong)]
@@ -179,8 +179,8 @@ def _evidence(reading: Reading, move: Move) -> str:
         return f"Starts from production; {len(reading.tried)} attempts are journaled and none is this one."
     gain = f"{move.base.gain:+.4g}" if move.base.gain is not None else "unknown"
     return (
-        f"Starts from {move.base.fingerprint}, whose gain over production was {gain}; in a draw from the surrogate "
-        f"of {len(reading.tried)} attempts this variant came first."
+        f"Starts from {move.base.fingerprint}, whose gain over production was {gain}; by the surrogate of "
+        f"{len(reading.tried)} attempts this variant is the most promising."
     )
 
 

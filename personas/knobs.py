@@ -6,7 +6,6 @@ them (an optimizer's own learning-rate scale, the width of a tower); this module
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ def ladder(
 
 
 def generic_knobs(schema: Mapping[str, Any], production: Phi, patchable: Sequence[str]) -> list[Knob]:
-    """One knob per patchable leaf that the schema bounds, or that production shows to be a number or boolean."""
+    """One knob per patchable leaf that the schema bounds or production shows to be a number or boolean."""
     knobs = []
     for pointer, leaf in _leaves(schema, schema, production, ""):
         if not any(pointer == p or pointer.startswith(p.rstrip("/") + "/") for p in patchable):
@@ -169,7 +168,7 @@ def _numbers(schema: Mapping[str, Any], value: Any, integer: bool) -> tuple[Any,
     )
     if low >= high:
         return (value,)
-    if low == 0 and high / max(abs(centre), 1e-12) >= 100:
+    if low == 0 and (high / centre >= 1000 if centre > 0 else high <= 0.05):  # a rate, such as weight decay
         return (
             0 if integer else 0.0,
             *ladder(1 if integer else high * 1e-5, high, log=True, integer=integer),
@@ -189,15 +188,15 @@ def get(phi: Any, pointer: str) -> Any:
 
 
 def put(phi: Phi, pointer: str, value: Any) -> Phi:
-    """A copy of Φ with one value set; missing parents become objects."""
-    phi = copy.deepcopy(phi)
+    """A copy of Φ with one value set; missing parents become objects. Other parts are shared."""
+    phi = dict(phi)
     *parents, last = [_unescaped(part) for part in pointer.split("/")[1:]]
     at = phi
     for part in parents:
-        if not isinstance(at.get(part), dict):
-            at[part] = {}
+        inner = at.get(part)
+        at[part] = dict(inner) if isinstance(inner, dict) else {}
         at = at[part]
-    at[last] = copy.deepcopy(value)
+    at[last] = value
     return phi
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -48,8 +49,6 @@ def lint(reading: Reading) -> list[str]:
 
 
 def _contradictions(reading: Reading, phi: Phi) -> Iterator[str]:
-    import json
-
     for pointer, text in STATED.findall(reading.proposal["hypothesis"]):
         try:
             wanted = json.loads(text)
@@ -91,7 +90,7 @@ def _layers(base: Phi, phi: Phi) -> Iterator[str]:
             yield f"/architecture/layers/{name} multiplies by zero, so nothing passes. Leave that path out."
     output = str(layers.get("output", "")).strip()
     if re.match(r"dropout\(", output):
-        yield "/architecture/layers/output ends in dropout, which only adds noise to the score. Drop out earlier."
+        yield "/architecture/layers/output ends in dropout, which only adds noise. Drop out earlier."
     if re.match(
         r"(sigmoid|softmax|tanh)\(dense\([^()]*, *1\)\)$", output.replace(" ", "").replace(",", ", ")
     ):

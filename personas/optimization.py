@@ -1,7 +1,7 @@
 """The optimizer playbook: what a practitioner knows about training sparse ranking models, as knobs.
 
-A learning rate means something only beside its optimizer, so the knob is *relative* to each family's usual scale:
-changing Adagrad to Adam keeps "twice the usual rate" and not "0.1".
+A learning rate means something only beside its optimizer, so the knob is *relative* to each family's usual
+scale: changing Adagrad to Adam keeps "twice the usual rate" and not "0.1".
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def optimizer_knobs(reading: Reading) -> list[Knob]:
         Knob("weight decay", "weight decay", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), True, _decay, _with_decay,
              ("/optimizer/args/weight_decay",)),
         _plain("batch size", "batch size", batches, True, "/optimizer/batch_size"),
-        _plain("epochs", "epochs", (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8), True, "/optimizer/epochs"),
+        _plain("epochs", "epochs", (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4), True, "/optimizer/epochs"),
         Knob("schedule", "schedule", ("constant", "linear", "cosine", "exponential"), False, _schedule,
              _with_schedule, ("/optimizer/schedule",)),
         Knob("warm-up", "schedule", (0.0, 0.02, 0.05, 0.1, 0.2), True, _warmup, _with_warmup,

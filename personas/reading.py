@@ -1,7 +1,8 @@
 """Reading a prompt back: the embedded engineer knows what the rendered messages say, and nothing else.
 
-Every fact in a prompt stands in a fenced block under its own `###` heading (see `prompts/`); this module finds the
-blocks and gives them types. A prompt that lacks a block it needs is a `ChatModelError`, never a guess.
+Every fact in a prompt stands in a fenced block under its own `###` heading (see `prompts/`); this module
+finds the blocks and gives them types. A prompt that lacks a block it needs is a `ChatModelError`, never a
+guess.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from evorank.model.system import Feature, LogSchema, Phi
 __all__ = ["Reading", "Tried", "read"]
 
 BLOCK = re.compile(
-    r"^### (?P<title>[^\n]+)\n\n```(?:json|jsonl)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^### (?P<title>[^\n]+)\n(?:(?!```|#)[^\n]*\n)*```(?:json|jsonl)\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 MEASURED = ("better", "cheaper", "inconclusive", "equal", "worse")
 
@@ -95,7 +97,7 @@ class Reading:
 
     @cached_property
     def tried(self) -> list[Tried]:
-        """The journal, best first. Attempts against an older production are left out: their Φ is not known here."""
+        """The journal, best first, without those against an older production: their Φ is not known here."""
         return [self._tried(line) for line in self._lines("Attempts") if "against" not in line]
 
     def may_patch(self, pointer: str) -> bool:

@@ -1,8 +1,8 @@
 """The reward playbook: labels built from the log's own signals, as corrections to production's label.
 
-Production's label stays one factor, `before`; positive signals join it with a weight, watch time saturates, negative
-signals take away. Signals are told apart by the names that public logs use, and by their rates once a query
-has shown them.
+Production's label stays one factor, `before`; positive signals join it with a weight, watch time
+saturates, negative signals take away. Signals are told apart by the names that public logs use, and by
+their rates once a query has shown them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Mix:
 
 
 def signals(reading: Reading) -> Signals:
-    """What the log offers, without outcomes and without columns whose rate a query showed to be nearly 0 or 1."""
+    """What the log offers, without outcomes and columns whose rate a query showed to be nearly 0 or 1."""
     seen = rates(reading)
     names = [
         c for c, kind in reading.log.columns.items() if NUMBER.search(kind) and not OUTCOME.search(c.lower())
@@ -76,7 +76,7 @@ def signals(reading: Reading) -> Signals:
 
 
 def rates_query(reading: Reading) -> str | None:
-    """One SELECT for the rate of every signal, or None when it has been asked (or there is nothing to ask)."""
+    """One SELECT for the rate of every signal, or None when it has been asked or nothing can be."""
     if any("AS impressions" in asked["query"] for asked in reading.queries):
         return None
     found = signals(reading)
@@ -148,7 +148,7 @@ def recognise(phi: Phi, reading: Reading) -> Mix | None:
     if reward == reading.production["reward"]:
         return Mix()
     label, factors = str(reward.get("label", "")), reward.get("factors") or {}
-    weights = dict((name, float(w)) for w, name in re.findall(r"([\d.]+) \* (\w+)", label))
+    weights = {name: float(w) for w, name in re.findall(r"([\d.]+) \* (\w+)", label)}
     penalty = weights.pop("disliked", 0.0)
     watched = factors.get("watched", "")
     mix = Mix(

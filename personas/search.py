@@ -1,10 +1,10 @@
 """The search behind the embedded engineer: which Φ to try next, given everything tried so far.
 
-Three choices, each a Thompson draw (Thompson, 1933), so that parallel steps differ and doubt is spent on trying:
-the category by what its quota lacks, the family of knobs by what it achieved over its bases, and among some hundred
-variants the one that is best in one draw of a surrogate fitted to the journal. `exploit` takes local steps from the best
-attempts and crosses their settings; `explore` opens with recipes and jumps; `innovate` turns structural knobs.
-Deterministic given the reading and the seed.
+Three choices, drawn at random so that parallel steps differ and doubt is spent on
+trying: the category by what its quota lacks, the family of knobs by what it achieved over its bases, and
+among some hundred variants the one that is best in one draw of a surrogate fitted to the journal.
+`exploit` takes local steps from the best attempts and crosses their settings; `explore` opens with recipes
+and jumps; `innovate` turns structural knobs. Deterministic given the reading and the seed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ __all__ = ["Move", "Search"]
 POOL = 400
 """Variants compared before one is proposed."""
 PARENTS = 5
+FUTILE = -0.7
+"""A family drawn below this is left alone by `innovate`: it was refused, failed or lost too often."""
+DARING = {"exploit": (0.0, 0.6), "explore": (0.5, 2.0), "innovate": (0.0, 1.5)}
+"""Standard deviations of doubt that count in favour of a variant, drawn anew at each step."""
 ENOUGH = 3
 """Measured attempts before the surrogate is asked."""
 SURROGATE_ROWS = 150
@@ -74,12 +78,12 @@ class Search:
         self._surrogate = self._fit()
 
     def propose(self, avoid: Collection[str] = (), base: _Parent | None = None) -> Move:
-        """The next move. `avoid` names knobs not to turn. Raises ChatModelError when nothing can be turned."""
+        """The next move. `avoid` names knobs not to turn. Raises ChatModelError if none is left."""
         knobs = [knob for knob in self._turnable if knob.name not in avoid]
         if not knobs:
             raise ChatModelError(
-                f"persona `{self._reading.persona}` has nothing to turn under {self._reading.patchable}. Give the "
-                "schema's fields bounds, enums or booleans, or production a numeric value there."
+                f"persona `{self._reading.persona}` has nothing to turn under {self._reading.patchable}. "
+                "Give the schema's fields bounds, enums or booleans, or production a numeric value there."
             )
         category = self._category()
         parents = [base] if base else self._parents
@@ -125,7 +129,7 @@ class Search:
         return str(self._rng.choice(list(lacks), p=weights / weights.sum()))
 
     def _recipe(self, knobs: Sequence[Knob], parent: _Parent) -> Move | None:
-        """An untried recipe of the playbook, most of the time while there is one; parallel steps take different ones."""
+        """An untried recipe of the playbook, if the draw says so; parallel steps take different ones."""
         names = {knob.name: knob for knob in knobs}
         options = []
         for title, settings in recipes_for(self._reading):
@@ -148,8 +152,8 @@ class Search:
     ) -> list[tuple[_Parent, Phi]]:
         pool: dict[str, tuple[_Parent, Phi]] = {}
         families = self._families()
-        weights = np.array([np.exp(np.clip(families[knob.family], -3, 3)) for knob in knobs])
-        structural = [knob for knob in knobs if knob.structural]
+        weights = np.array([np.exp(2 * np.clip(families[knob.family], -2, 1)) for knob in knobs])
+        structural = [knob for knob in knobs if knob.structural and families[knob.family] > FUTILE]
         for _ in range(POOL):
             parent = parents[min(int(self._rng.geometric(0.5)) - 1, PARENTS, len(parents) - 1)]
             if category == "exploit":
@@ -161,6 +165,8 @@ class Search:
                     if self._rng.random() < 0.4
                     else phi
                 )
+            elif category == "explore" and self._rng.random() < 0.3:
+                phi = self._jumped(parent, knobs, len(knobs))
             else:
                 family = max(families, key=lambda name: families[name] + 0.7 * self._rng.standard_normal())
                 first = [knob for knob in knobs if knob.family == family] or list(knobs)
@@ -206,7 +212,8 @@ class Search:
     def _best(self, pool: Sequence[tuple[_Parent, Phi]], category: str) -> Move:
         index = int(self._rng.integers(len(pool)))
         if self._surrogate:
-            index = int(np.argmax(self._surrogate.draw([phi for _, phi in pool])))
+            z = self._rng.uniform(*DARING[category])
+            index = int(np.argmax(self._surrogate.optimistic([phi for _, phi in pool], z)))
         parent, phi = pool[index]
         base = parent.phi
         return Move(category, parent.tried, phi, _turned(self._turnable, base, phi))

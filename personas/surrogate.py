@@ -2,13 +2,14 @@
 
 The kernel is a sum over knobs plus their product: the sum finds what each knob does from few attempts, the
 product lets good regions be more than the sum of their parts. Length scales and the share of the sum are
-not tuned but drawn from their posterior, so that a draw from the process (Thompson sampling) carries that
-doubt as well. Duvenaud et al., Additive Gaussian Processes, 2011; Thompson, 1933.
+not tuned but drawn from their posterior, with a prior under which half of the knobs hardly matter. Duvenaud
+et al., Additive Gaussian Processes, 2011; Eriksson and Jankowiak, Sparse Axis-Aligned Subspaces, 2021.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,19 @@ from evorank.personas.knobs import Knob
 __all__ = ["Surrogate"]
 
 Array = npt.NDArray[np.float64]
-DRAWS = 48
+DRAWS, STEPS, KEPT = 24, 60, 6
+"""Draws from the prior to start from, Metropolis steps, states that predict."""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    scales: Array
+    additive: float
+    jitter: float
+    lower: Array
+    weights: Array
+    score: float
+    """Log likelihood of the journal, up to a constant."""
 
 
 class Surrogate:
@@ -46,15 +59,14 @@ class Surrogate:
         """[n, knobs]: position of ordered settings, index of unordered ones."""
         return np.array([[_code(knob, knob.read(phi)) for knob in self._knobs] for phi in phis], dtype=float)
 
-    def draw(self, phis: Sequence[Phi]) -> Array:
-        """Gains [n] of these Φ's in one function drawn from the posterior."""
-        mean, deviation = self._posterior(self.encode(phis))
-        return self._mean + self._scale * (mean + deviation * self._rng.standard_normal(len(phis)))
-
     def optimistic(self, phis: Sequence[Phi], z: float) -> Array:
-        """Posterior mean plus z standard deviations, [n]."""
-        mean, deviation = self._posterior(self.encode(phis))
-        return self._mean + self._scale * (mean + z * deviation)
+        """Gains [n]: posterior mean plus z standard deviations, over a few plausible sets of scales."""
+        points = self.encode(phis)
+        means, variances = zip(*(self._posterior(points, fit) for fit in self._fits), strict=True)
+        mean = np.mean(means, axis=0)
+        spread = np.sqrt(np.mean(variances, axis=0) + np.var(means, axis=0))
+        result: Array = self._mean + self._scale * (mean + z * spread)
+        return result
 
     def _kernel(self, a: Array, b: Array, scales: Array, additive: float) -> Array:
         delta = np.abs(a[:, None, :] - b[None, :, :])
@@ -65,27 +77,47 @@ class Surrogate:
         return result
 
     def _fit(self) -> None:
-        options, scores = [], []
-        for _ in range(DRAWS):
-            scales = np.exp(self._rng.normal(np.log(0.8), 0.9, len(self._knobs)))
-            additive = self._rng.uniform(0.1, 0.9)
-            jitter = np.exp(self._rng.uniform(np.log(1e-3), np.log(0.1)))
-            covariance = self._kernel(self._seen, self._seen, scales, additive)
-            covariance[np.diag_indices_from(covariance)] += self._noise + jitter
-            lower = cholesky(covariance, lower=True)
-            weights = cho_solve((lower, True), self._y)
-            scores.append(-0.5 * float(self._y @ weights) - float(np.log(np.diag(lower)).sum()))
-            options.append((scales, additive, lower, weights))
-        odds = np.exp(np.array(scores) - max(scores))
-        self._scales, self._additive, self._lower, self._weights = options[
-            int(self._rng.choice(len(options), p=odds / odds.sum()))
-        ]
+        """Metropolis steps over the scales, from the best of a few draws; the last `KEPT` states stay."""
+        state = max((self._state(*self._prior()) for _ in range(DRAWS)), key=lambda fit: fit.score)
+        kept = [state]
+        for _ in range(STEPS):
+            scales, additive, jitter = self._prior()
+            fresh = self._rng.random(len(scales)) < 2.0 / len(scales)
+            keep = self._rng.random(2) < 0.7
+            proposed = self._state(
+                np.where(fresh, scales, state.scales),
+                state.additive if keep[0] else additive,
+                state.jitter if keep[1] else jitter,
+            )
+            # Proposals come from the prior, so that the likelihoods alone decide.
+            if np.log(self._rng.random()) < proposed.score - state.score:
+                state = proposed
+                kept.append(state)
+        self._fits = kept[-KEPT:]
 
-    def _posterior(self, points: Array) -> tuple[Array, Array]:
-        cross = self._kernel(points, self._seen, self._scales, self._additive)
-        half = solve_triangular(self._lower, cross.T, lower=True)
-        variance = 1.0 - np.square(half).sum(0)
-        return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-9))
+    def _prior(self) -> tuple[Array, float, float]:
+        """Half of the knobs matter little: their scale is several times their range."""
+        count = len(self._knobs)
+        scales = np.exp(self._rng.normal(np.log(0.5), 0.7, count))
+        scales = np.where(self._rng.random(count) < 0.5, scales, 8.0)
+        return (
+            scales,
+            self._rng.uniform(0.1, 0.9),
+            float(np.exp(self._rng.uniform(np.log(1e-4), np.log(0.1)))),
+        )
+
+    def _state(self, scales: Array, additive: float, jitter: float) -> _Fit:
+        covariance = self._kernel(self._seen, self._seen, scales, additive)
+        covariance[np.diag_indices_from(covariance)] += self._noise + jitter
+        lower = cholesky(covariance, lower=True, check_finite=False)
+        weights = cho_solve((lower, True), self._y, check_finite=False)
+        score = -0.5 * float(self._y @ weights) - float(np.log(np.diag(lower)).sum())
+        return _Fit(scales, additive, jitter, lower, weights, score)
+
+    def _posterior(self, points: Array, fit: _Fit) -> tuple[Array, Array]:
+        cross = self._kernel(points, self._seen, fit.scales, fit.additive)
+        half = solve_triangular(fit.lower, cross.T, lower=True)
+        return cross @ fit.weights, np.maximum(1.0 - np.square(half).sum(0), 1e-9)
 
 
 def _code(knob: Knob, value: Any) -> float:

@@ -1,8 +1,8 @@
 """The architecture playbook: a blueprint of ranking networks, drawn as named layers and read back from them.
 
-Tower, gates, crosses, wide part, factorisation machine, attention over a history: each is one property of the
-blueprint and one knob. An architecture that no blueprint draws (somebody's invention) is left as it is but for
-its widths, activation and dropout, which are rewritten in place.
+Tower, gates, crosses, wide part, factorisation machine, attention over a history: each is one property of
+the blueprint and one knob. An architecture that no blueprint draws (somebody's invention) is left as it is
+but for its widths, activation and dropout, which are rewritten in place.
 """
 
 from __future__ import annotations
@@ -117,6 +117,13 @@ def recognise(layers: Mapping[str, str], log: LogSchema) -> Blueprint | None:
 def architecture_knobs(reading: Reading) -> list[Knob]:
     """Knobs on `/architecture`; only what the prompt's layer functions allow."""
     log = reading.log
+    plans: dict[tuple[tuple[str, str], ...], Blueprint | None] = {}
+
+    def seen(layers: Mapping[str, str]) -> Blueprint | None:
+        key = tuple(layers.items())
+        if key not in plans:
+            plans[key] = recognise(layers, log)
+        return plans[key]
 
     def may(*functions: str) -> bool:
         known = {signature.split("(")[0] for signature in reading.functions}
@@ -126,12 +133,12 @@ def architecture_knobs(reading: Reading) -> list[Knob]:
         name: str, settings: tuple[Any, ...], ordered: bool, structural: bool = False, family: str = ""
     ) -> Knob:
         def read(phi: Phi) -> Any:
-            plan = recognise(get(phi, LAYERS) or {}, log)
+            plan = seen(get(phi, LAYERS) or {})
             return getattr(plan, name) if plan else _foreign(phi, name)
 
         def write(phi: Phi, value: Any) -> Phi:
             layers = get(phi, LAYERS) or {}
-            plan = recognise(layers, log)
+            plan = seen(layers)
             if plan:
                 return put(phi, LAYERS, draw(replace(plan, **{name: value}), log))
             rewrite = REWRITES.get(name)
@@ -142,9 +149,10 @@ def architecture_knobs(reading: Reading) -> list[Knob]:
         )
 
     dims = (4, 8, 16, 32, 64)
+    size = "/architecture/embedding_dim"
     knobs = [
-        Knob("embedding size", "embedding size", dims, True, lambda phi: get(phi, "/architecture/embedding_dim"),
-             lambda phi, value: put(phi, "/architecture/embedding_dim", value), ("/architecture/embedding_dim",)),
+        Knob("embedding size", "embedding size", dims, True, lambda phi: get(phi, size),
+             lambda phi, value: put(phi, size, value), (size,)),
         knob("width", (16, 32, 64, 128, 256, 512), True),
         knob("depth", (1, 2, 3, 4), True),
         knob("taper", (0.5, 1.0), True, family="width"),

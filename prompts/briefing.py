@@ -1,6 +1,7 @@
 """What a chat model is told: everything a prompt may show, gathered in one value before any text is written.
 
-A briefing holds data, not wording. `render` turns it into messages; nothing reaches a chat model by another way.
+A briefing holds data, not wording. `render` turns it into messages; nothing reaches a chat model by
+another way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From a briefing to messages: Jinja2 templates, one per call, over shared sections in the paper's order.
 
 Persona, objectives, steering (if any), guardrails, configuration, journal (arXiv 2602.10226, its prompt
-structure), then the task. Whatever came from a log, a query or an earlier answer is shown as quoted JSON of
-bounded length: it is data to a reader, never an instruction, and it cannot close its own fence because JSON
-escapes line breaks.
+structure), then the task. Whatever came from a log, a query or an earlier answer is shown as quoted JSON
+of bounded length: it is data to a reader, never an instruction, and it cannot close its own fence because
+JSON escapes line breaks.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def review(
 def journal_lines(journal: Sequence[Mapping[str, Any]], production: str) -> tuple[list[dict[str, Any]], int]:
     """The journal as prompts show it, best first, and how many attempts were left out.
 
-    Best first: winners by how much they gained, then the other measured ones by difference, then what was never
-    measured (refused, failed, duplicate), newest first. `production` is the fingerprint deltas are against
-    now; an attempt compared with another one says so in `against`.
+    Best first: winners by how much they gained, then the other measured ones by difference, then what was
+    never measured (refused, failed, duplicate), newest first. `production` is the fingerprint deltas are
+    against now; an attempt compared with another one says so in `against`.
     """
     ordered = sorted(journal, key=_rank)
     if len(ordered) > JOURNAL_LINES:

@@ -24,8 +24,8 @@ def attempt(step: int, outcome: str, difference: float | None = None, **more: An
     comparison = None
     if difference is not None:
         comparison = {
-            "metric": "log_loss", "lower_is_better": True, "difference": difference, "low": difference - 0.001,
-            "high": difference + 0.001, "effort": "full",
+            "metric": "log_loss", "lower_is_better": True, "difference": difference,
+            "low": difference - 0.001, "high": difference + 0.001, "effort": "full",
             "candidate": {"train_cpu_seconds": 1.0}, "production": {"train_cpu_seconds": 2.0},
         }  # fmt: skip
     return {

@@ -1,0 +1,206 @@
+"""The embedded engineer as a chat model: what it reads, what it answers, and that it has no other channel."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from langchain_core.messages import HumanMessage
+from langchain_core.output_parsers import PydanticOutputParser
+
+from evorank.model.delta import apply_delta, fingerprint
+from evorank.model.errors import ChatModelError, Finding
+from evorank.personas.engineer import EmbeddedEngineer
+from evorank.prompts import render
+from evorank.prompts.answers import Delta, Proposal, Review
+
+PERSONAS = ["optimizer", "architecture", "reward"]
+
+
+def rate_loss(phi):
+    """Best at Adam's usual rate; small batches help a little."""
+    optimizer = phi["optimizer"]
+    scale = {"Adagrad": 0.03, "SGD": 0.05, "Adamax": 0.002}.get(optimizer["name"], 0.001)
+    off = math.log2(optimizer["args"]["lr"] / scale / 2)
+    return 0.6 + 0.01 * off**2 + 0.001 * math.log2(optimizer["batch_size"] / 512) ** 2
+
+
+def propose(briefing, seed=0):
+    return EmbeddedEngineer(seed=seed).with_structured_output(Proposal).invoke(render.think(briefing))
+
+
+@pytest.mark.parametrize("persona", PERSONAS)
+def test_every_candidate_is_valid_new_and_inside_its_own_part(persona, briefing_of, ranker, loop):
+    briefing = briefing_of(persona)
+    run = loop(briefing, lambda phi: int(fingerprint(phi)[:6], 16) / 16**6)
+    seen = {briefing.production_fingerprint}
+    for _ in range(25):
+        phi = run.step()
+        assert ranker.check(phi) == [], json.dumps(phi)
+        assert fingerprint(phi) not in seen
+        seen.add(fingerprint(phi))
+    assert {attempt["category"] for attempt in run.journal} == {"explore", "exploit", "innovate"}
+
+
+def test_the_same_seed_and_messages_give_the_same_answer(briefing_of):
+    messages = render.think(briefing_of("architecture"))
+    answers = {EmbeddedEngineer(seed=3).invoke(messages).text for _ in range(2)}
+    assert len(answers) == 1
+
+
+def test_parallel_steps_and_other_seeds_try_different_things(briefing_of):
+    same_journal = [propose(briefing_of(step=step)).hypothesis for step in range(4)]
+    assert len(set(same_journal)) == 4
+    assert len({propose(briefing_of(step=9), seed).hypothesis for seed in range(6)}) > 1
+
+
+def test_changing_the_journal_in_the_prompt_changes_the_answer(briefing_of, loop):
+    """Nothing but the text differs: same engineer, same step, attempts whose outcomes are swapped."""
+    run = loop(briefing_of(), rate_loss)
+    for _ in range(8):
+        run.step()
+    swapped = [
+        attempt | {"comparison": attempt["comparison"] | {"difference": -attempt["comparison"]["difference"]}}
+        for attempt in run.journal
+    ]
+    told = briefing_of(step=8, journal=run.journal)
+    assert propose(told) != propose(replace(told, journal=swapped))
+    assert propose(told) == propose(replace(told, journal=list(reversed(run.journal))))
+
+
+def test_the_engineer_has_no_channel_but_the_text(briefing_of, loop):
+    """A fresh engineer given only the strings of the messages answers like the one that lived the run."""
+    run = loop(briefing_of(), rate_loss)
+    for _ in range(6):
+        run.step()
+    messages = render.think(briefing_of(step=6, journal=run.journal))
+    strings = "\n".join(message.text for message in messages)
+    lived = EmbeddedEngineer(seed=0)
+    lived.invoke(messages)
+    assert lived.invoke(messages).text == EmbeddedEngineer(seed=0).invoke([HumanMessage(strings)]).text
+
+
+def test_it_learns_from_the_journal(briefing_of, loop):
+    run = loop(briefing_of(), rate_loss)
+    losses = [rate_loss(run.step()) for _ in range(20)]
+    assert min(losses) < 0.603 < rate_loss(run.briefing.production)
+
+
+def test_it_learns_on_a_schema_that_it_has_never_seen(trees_briefing, loop):
+    def loss(phi):
+        trees = phi["trees"]
+        return (math.log2(trees["learning_rate"] / 0.02) ** 2 + math.log2(trees["leaves"] / 120) ** 2) / 100
+
+    run = loop(trees_briefing, loss)
+    losses = [loss(run.step()) for _ in range(30)]
+    assert min(losses) < 0.2 * loss(trees_briefing.production)
+    assert all(phi["note"] == "as is" for phi in run.candidates)
+
+
+def test_a_duplicate_is_not_proposed_when_the_space_is_nearly_empty(trees_briefing, loop):
+    run = loop(replace(trees_briefing, patchable=["/trees/extra", "/trees/boosting"]), lambda phi: 0.1)
+    for _ in range(3):
+        run.step()
+    assert len({fingerprint(phi) for phi in run.candidates}) == 3
+    with pytest.raises(ChatModelError, match="tried everything"):
+        run.step()
+
+
+def test_nothing_to_turn_is_an_error_that_says_what_to_give(trees_briefing):
+    with pytest.raises(ChatModelError, match="bounds, enums or booleans"):
+        propose(replace(trees_briefing, patchable=["/note"]))
+
+
+def test_code_writes_what_the_hypothesis_states(briefing_of):
+    briefing = briefing_of()
+    proposal = Proposal(category="explore", hypothesis="Exactly: `/optimizer/args/lr` := `0.05`.")
+    delta = EmbeddedEngineer().with_structured_output(Delta).invoke(render.code(briefing, proposal))
+    assert [(op.op, op.path, op.value) for op in delta.patch] == [("replace", "/optimizer/args/lr", 0.05)]
+
+
+def test_code_answers_another_engineers_words_with_a_delta_of_its_own(briefing_of, ranker):
+    proposal = Proposal(category="explore", hypothesis="Something about smoothness.")
+    delta = EmbeddedEngineer().with_structured_output(Delta).invoke(render.code(briefing_of(), proposal))
+    patch = [{"op": op.op, "path": op.path, "value": op.value} for op in delta.patch]
+    assert ranker.check(apply_delta(briefing_of().production, patch)) == []
+
+
+def test_a_repair_leaves_out_what_was_found_and_keeps_the_rest(briefing_of):
+    previous = Delta.model_validate(
+        {
+            "patch": [
+                {"op": "replace", "path": "/optimizer/args/lr", "value": 99.0},
+                {"op": "replace", "path": "/optimizer/batch_size", "value": 1024},
+            ]
+        }
+    )
+    proposal = Proposal(category="explore", hypothesis="More steps.")
+    finding = Finding("/optimizer/args/lr", "must lie in (0, 10)", 99.0)
+    messages = render.code(briefing_of(), proposal, [finding], previous)
+    delta = EmbeddedEngineer().with_structured_output(Delta).invoke(messages)
+    assert [op.path for op in delta.patch] == ["/optimizer/batch_size"]
+
+
+def test_a_repair_of_a_layer_is_valid_and_touches_something_else(briefing_of, ranker):
+    patch = [{"op": "replace", "path": "/architecture/layers/h1", "value": "relu(dense(nothing, 128))"}]
+    proposal = Proposal(category="explore", hypothesis="A new input.")
+    finding = Finding("/architecture/layers/h1", "names nothing known", "nothing")
+    briefing = briefing_of("architecture")
+    messages = render.code(briefing, proposal, [finding], Delta.model_validate({"patch": patch}))
+    delta = EmbeddedEngineer().with_structured_output(Delta).invoke(messages)
+    written = [{"op": op.op, "path": op.path, "value": op.value} for op in delta.patch]
+    assert written != patch
+    assert ranker.check(apply_delta(briefing.production, written)) == []
+
+
+def test_the_reward_persona_asks_for_rates_once_and_then_uses_them(briefing_of):
+    first = propose(briefing_of("reward"))
+    assert "avg" in first.query
+    assert "is_like" in first.query
+    table = "impressions,is_click,is_like,is_hate\n1000,0.3,0.0,0.01"
+    told = briefing_of("reward", insights=[{"query": first.query, "table": table}])
+    assert propose(told).query is None
+    for step in range(12):
+        assert "is_like" not in propose(replace(told, step=step)).hypothesis
+
+
+def test_a_family_that_is_always_refused_is_avoided(briefing_of, attempt_refused):
+    def proposes_embedding(journal):
+        proposals = [propose(briefing_of(step=step, journal=journal)) for step in range(20, 60)]
+        return sum("embedding optimizer" in proposal.hypothesis for proposal in proposals)
+
+    refused = [attempt_refused(step) for step in range(8)]
+    assert proposes_embedding(refused) < proposes_embedding([])
+
+
+def test_its_hypothesis_says_that_a_search_made_it(briefing_of):
+    assert propose(briefing_of()).hypothesis.startswith("Search step")
+    assert EmbeddedEngineer()._llm_type == "evorank-embedded-engineer"
+
+
+def test_structured_output_comes_raw_as_well_and_as_plain_json(briefing_of):
+    messages = render.think(briefing_of())
+    both = EmbeddedEngineer().with_structured_output(Proposal, include_raw=True).invoke(messages)
+    assert both["parsing_error"] is None
+    assert both["parsed"] == PydanticOutputParser(pydantic_object=Proposal).parse(both["raw"].text)
+    assert both["raw"].usage_metadata["total_tokens"] == 0
+    plain = EmbeddedEngineer().with_structured_output(Proposal.model_json_schema()).invoke(messages)
+    assert plain["hypothesis"] == both["parsed"].hypothesis
+
+
+def test_a_wrong_form_is_a_parsing_error_beside_the_raw_answer(briefing_of):
+    seen = (
+        EmbeddedEngineer()
+        .with_structured_output(Review, include_raw=True)
+        .invoke(render.think(briefing_of()))
+    )
+    assert seen["parsed"] is None
+    assert seen["parsing_error"] is not None
+    assert json.loads(seen["raw"].text)["hypothesis"]
+
+
+def test_a_message_that_is_no_prompt_of_ours_is_refused_by_name():
+    with pytest.raises(ChatModelError, match="lacks the block `Call`"):
+        EmbeddedEngineer().invoke("hello")
