@@ -12,11 +12,11 @@ import math
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from evorank.model.errors import RefusedDelta, ToolError
+from evorank.model.errors import ToolError
 from evorank.model.system import Objective, Phi
 from evorank.tools.alignment import Outcomes, align, outcomes
 from evorank.tools.comparison import Comparison, decide
-from evorank.tools.compute_loss import measure, require_valid
+from evorank.tools.compute_loss import measure, require_affordable, require_valid
 from evorank.tools.statistics import combine
 from evorank.tools.workbench import Progress, Workbench
 
@@ -57,11 +57,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
         [(phi, seed) for seed in seeds] + [(bench.production, seed) for seed in seeds]
     )
     ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
-    if broken := bench.exceeded(
-        latency_ms=float(np.median([each.latency_ms for each in ours])),
-        train_cpu_seconds=float(np.median([each.train_cpu_seconds for each in ours])),
-    ):
-        raise RefusedDelta(broken)
+    require_affordable(ours, bench)
     tell("measuring alignment")
     aligned = align([each.predictions for each in evaluations], found)
     # A constant prediction rates no item above another: it is aligned with nothing.
@@ -105,7 +101,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
         candidate=candidate,
         production=production,
         reason=reason,
-        cpu_seconds=sum(each.cpu_seconds for each in evaluations),
+        cpu_seconds=sum({id(each): each.cpu_seconds for each in evaluations}.values()),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ import numpy.typing as npt
 from evorank.model.errors import RefusedDelta, ToolError
 from evorank.model.system import Objective, Phi
 from evorank.tools import metrics
-from evorank.tools.comparison import MARGIN, Comparison, Effort, Measurement, decide, saving
+from evorank.tools.comparison import CHEAPER, MARGIN, Comparison, Effort, Measurement, decide, saving
 from evorank.tools.evaluator.executor import Evaluation
 from evorank.tools.statistics import Interval, cluster_error, combine, paired_difference
 from evorank.tools.workbench import Progress, Workbench
 
-__all__ = ["compute_loss", "final_comparison", "measure", "require_valid"]
+__all__ = ["compute_loss", "final_comparison", "measure", "require_affordable", "require_valid"]
 
 FUTILITY = 3.0
 """A rung stops a candidate only this many standard errors beyond the margin."""
@@ -38,21 +39,21 @@ def compute_loss(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     (losses of different rewards mean different things; use compute_eval).
     """
     tell = on_progress or (lambda message: None)
-    objective = _same_objective(phi, bench)
+    ladder = _Ladder(phi, bench, _same_objective(phi, bench))
     tell("checking")
     require_valid(phi, bench)
     if bench.has_slice:
         tell("training on a slice")
-        futile = _one_seed(phi, bench, objective, "slice")
+        futile = ladder.one_seed("slice")
         if futile is not None:
             return futile
     tell("training in full, seed 0")
-    futile = _one_seed(phi, bench, objective, "full")
+    futile = ladder.one_seed("full")
     if futile is not None:
         return futile
     seeds = list(range(bench.seeds))
     tell(f"training {len(seeds) - 1} more seeds")
-    return _compare(phi, bench, objective, seeds, "full")
+    return ladder.compare(seeds, "full")
 
 
 def final_comparison(phi: Phi, bench: Workbench, seeds: Sequence[int]) -> Comparison:
@@ -60,16 +61,26 @@ def final_comparison(phi: Phi, bench: Workbench, seeds: Sequence[int]) -> Compar
 
     Both arms train on the training period, as in the loop, and predict the test period.
     """
-    objective = _same_objective(phi, bench)
+    ladder = _Ladder(phi, bench, _same_objective(phi, bench))
     if len(set(seeds)) < 2:
         raise ToolError(f"`seeds` must name at least two different seeds, got {list(seeds)}.")
     require_valid(phi, bench)
-    return _compare(phi, bench, objective, sorted(set(seeds)), "test")
+    return ladder.compare(sorted(set(seeds)), "test")
 
 
 def require_valid(phi: Phi, bench: Workbench) -> None:
     """RefusedDelta with the findings where Φ is invalid or too large for the surface's guardrails."""
     findings = bench.check(phi)
+    if findings:
+        raise RefusedDelta(findings)
+
+
+def require_affordable(evaluations: Sequence[Evaluation], bench: Workbench) -> None:
+    """RefusedDelta where the medians of latency or training time break a guardrail of the surface."""
+    findings = bench.exceeded(
+        latency_ms=float(np.median([each.latency_ms for each in evaluations])),
+        train_cpu_seconds=float(np.median([each.train_cpu_seconds for each in evaluations])),
+    )
     if findings:
         raise RefusedDelta(findings)
 
@@ -112,91 +123,104 @@ def _same_objective(phi: Phi, bench: Workbench) -> Objective:
     return candidate
 
 
-def _arms(
-    phi: Phi, bench: Workbench, candidate: Sequence[int], production: Sequence[int], effort: Effort
-) -> tuple[list[Evaluation], list[Evaluation]]:
-    """Evaluations of both arms, trained side by side; RefusedDelta if a measured guardrail breaks."""
-    wanted = [(phi, seed) for seed in candidate] + [(bench.production, seed) for seed in production]
-    found = bench.evaluate_many(wanted, effort)
-    ours, theirs = found[: len(candidate)], found[len(candidate) :]
-    if effort != "slice":  # a slice is cheaper than what the guardrail is about
-        findings = bench.exceeded(
-            latency_ms=float(np.median([each.latency_ms for each in ours])),
-            train_cpu_seconds=float(np.median([each.train_cpu_seconds for each in ours])),
+@dataclass
+class _Ladder:
+    """One candidate's way through the rungs, and the CPU it took so far."""
+
+    phi: Phi
+    bench: Workbench
+    objective: Objective
+    cpu_seconds: float = 0.0
+
+    def one_seed(self, effort: Effort) -> Comparison | None:
+        """A futility rung: the comparison where the candidate is clearly worse with seed 0, else None.
+
+        How much a difference varies between seeds is known from production, trained with every seed (once,
+        then cached): two independent arms, so sqrt(2) times the spread of its mean loss.
+        """
+        bench = self.bench
+        ours, theirs = self._arms([0], range(bench.seeds), effort)
+        losses = self._losses(theirs, effort)
+        spread = math.sqrt(2.0) * float(losses.mean(axis=1).std(ddof=1))
+        difference = self._losses(ours, effort)[0] - losses[0]
+        margin = MARGIN * abs(float(losses.mean()))
+        interval = combine(
+            float(difference.mean()),
+            cluster_error(difference, bench.user_codes(effort)),
+            (spread, float(bench.seeds - 1)),
         )
-        if findings:
-            raise RefusedDelta(findings)
-    return ours, theirs
-
-
-def _losses(
-    evaluations: Sequence[Evaluation], bench: Workbench, objective: Objective, effort: Effort
-) -> npt.NDArray[Any]:
-    """Loss of every scored row, [seeds, rows]."""
-    labels = np.asarray(bench.labels(objective, effort))
-    return np.stack([metrics.row_losses(each.predictions, labels, objective.loss) for each in evaluations])
-
-
-def _one_seed(phi: Phi, bench: Workbench, objective: Objective, effort: Effort) -> Comparison | None:
-    """A futility rung: the comparison where the candidate is clearly worse with seed 0, else None.
-
-    How much a difference varies between seeds is known from production, trained with every seed (once, then
-    cached): two independent arms, so sqrt(2) times the spread of its mean loss.
-    """
-    ours, theirs = _arms(phi, bench, [0], range(bench.seeds), effort)
-    losses = _losses(theirs, bench, objective, effort)
-    spread = math.sqrt(2.0) * float(losses.mean(axis=1).std(ddof=1))
-    difference = _losses(ours, bench, objective, effort)[0] - losses[0]
-    margin = MARGIN * abs(float(losses.mean()))
-    interval = combine(
-        float(difference.mean()),
-        cluster_error(difference, bench.user_codes(effort)),
-        (spread, float(bench.seeds - 1)),
-    )
-    if interval.estimate <= margin + FUTILITY * interval.error or interval.low <= 0:
-        return None
-    return _comparison(bench, objective, [0], effort, ours, theirs[:1], interval, stopped=True)
-
-
-def _compare(
-    phi: Phi, bench: Workbench, objective: Objective, seeds: list[int], effort: Effort
-) -> Comparison:
-    ours, theirs = _arms(phi, bench, seeds, seeds, effort)
-    differences = _losses(ours, bench, objective, effort) - _losses(theirs, bench, objective, effort)
-    interval = paired_difference(differences, bench.user_codes(effort))
-    return _comparison(bench, objective, seeds, effort, ours, theirs, interval)
-
-
-def _comparison(
-    bench: Workbench,
-    objective: Objective,
-    seeds: list[int],
-    effort: Effort,
-    ours: Sequence[Evaluation],
-    theirs: Sequence[Evaluation],
-    interval: Interval,
-    stopped: bool = False,
-) -> Comparison:
-    candidate = measure(ours, bench, objective, effort)
-    production = measure(theirs, bench, objective, effort)
-    metric, margin = METRICS[objective.loss], MARGIN * abs(production.loss)
-    verdict, reason = decide(interval, margin, len(seeds), cheap=saving(ours, theirs), metric=metric)
-    if stopped:
+        if interval.estimate <= margin + FUTILITY * interval.error or interval.low <= 0:
+            return None
+        found = self._answer([0], effort, ours, theirs[:1], interval, cheap="")
         where = "on a slice of the log" if effort == "slice" else "with the first seed"
-        reason = f"Stopped {where}: {reason[0].lower()}{reason[1:]}"
-    return Comparison(
-        metric=metric,
-        lower_is_better=True,
-        verdict=verdict,
-        difference=interval.estimate,
-        low=interval.low,
-        high=interval.high,
-        margin=margin,
-        seeds=seeds,
-        effort=effort,
-        rows=len(ours[0].predictions),
-        candidate=candidate,
-        production=production,
-        reason=reason,
-        cpu_seconds=sum(each.cpu_seconds for each in [*ours, *theirs]),
-    )
+        return found.model_copy(
+            update={"reason": f"Stopped {where}: {found.reason[0].lower()}{found.reason[1:]}"}
+        )
+
+    def compare(self, seeds: list[int], effort: Effort) -> Comparison:
+        """The last rung: every seed of both arms, and the one verdict that can win."""
+        ours, theirs = self._arms(seeds, seeds, effort)
+        differences = self._losses(ours, effort) - self._losses(theirs, effort)
+        interval = paired_difference(differences, self.bench.user_codes(effort))
+        found = self._answer(seeds, effort, ours, theirs, interval, saving(ours, theirs))
+        if found.verdict != "cheaper" or ours[0].parameters <= CHEAPER * theirs[0].parameters:
+            return found
+        # The clocks of production may be of a busier day: what wins by a clock must win again, side by side.
+        pairs = [(arm, seed) for seed in seeds[:2] for arm in (self.phi, self.bench.production)]
+        again = self._evaluate(pairs, effort, again=True)
+        return self._answer(seeds, effort, ours, theirs, interval, saving(again[0::2], again[1::2]))
+
+    def _arms(
+        self, candidate: Sequence[int], production: Sequence[int], effort: Effort
+    ) -> tuple[list[Evaluation], list[Evaluation]]:
+        """Evaluations of both arms, trained side by side; RefusedDelta if a measured guardrail breaks."""
+        wanted = [(self.phi, seed) for seed in candidate]
+        found = self._evaluate([*wanted, *((self.bench.production, seed) for seed in production)], effort)
+        ours, theirs = found[: len(candidate)], found[len(candidate) :]
+        if effort != "slice":  # a slice is cheaper than what the guardrail is about
+            require_affordable(ours, self.bench)
+        return ours, theirs
+
+    def _evaluate(
+        self, wanted: Sequence[tuple[Phi, int]], effort: Effort, again: bool = False
+    ) -> list[Evaluation]:
+        found = self.bench.evaluate_many(wanted, effort, again=again)
+        self.cpu_seconds += sum({id(each): each.cpu_seconds for each in found}.values())
+        return found
+
+    def _losses(self, evaluations: Sequence[Evaluation], effort: Effort) -> npt.NDArray[Any]:
+        """Loss of every scored row, [seeds, rows]."""
+        labels = np.asarray(self.bench.labels(self.objective, effort))
+        return np.stack(
+            [metrics.row_losses(each.predictions, labels, self.objective.loss) for each in evaluations]
+        )
+
+    def _answer(
+        self,
+        seeds: list[int],
+        effort: Effort,
+        ours: Sequence[Evaluation],
+        theirs: Sequence[Evaluation],
+        interval: Interval,
+        cheap: str,
+    ) -> Comparison:
+        candidate = measure(ours, self.bench, self.objective, effort)
+        production = measure(theirs, self.bench, self.objective, effort)
+        metric, margin = METRICS[self.objective.loss], MARGIN * abs(production.loss)
+        verdict, reason = decide(interval, margin, len(seeds), cheap=cheap, metric=metric)
+        return Comparison(
+            metric=metric,
+            lower_is_better=True,
+            verdict=verdict,
+            difference=interval.estimate,
+            low=interval.low,
+            high=interval.high,
+            margin=margin,
+            seeds=seeds,
+            effort=effort,
+            rows=len(ours[0].predictions),
+            candidate=candidate,
+            production=production,
+            reason=reason,
+            cpu_seconds=self.cpu_seconds,
+        )

@@ -78,8 +78,13 @@ class Workbench:
         """Train `phi` and predict the scored rows, or find it in the cache. ToolError if it fails."""
         return self.evaluate_many([(phi, seed)], effort)[0]
 
-    def evaluate_many(self, wanted: Sequence[tuple[Phi, int]], effort: Effort = "full") -> list[Evaluation]:
-        """Evaluations in the order of `wanted`, trained side by side; the same Φ and seed only once."""
+    def evaluate_many(
+        self, wanted: Sequence[tuple[Phi, int]], effort: Effort = "full", *, again: bool = False
+    ) -> list[Evaluation]:
+        """Evaluations in the order of `wanted`, trained side by side; the same Φ and seed only once.
+
+        `again` trains even what is in the cache: costs that are to be compared must be of the same moment.
+        """
         keys = [self._key(phi, seed, effort) for phi, seed in wanted]
         jobs = dict(zip(keys, wanted, strict=True))
         done: dict[str, Evaluation] = {}
@@ -89,7 +94,7 @@ class Workbench:
                 # Everybody locks in the order of the keys, so that no two wait for each other.
                 for key in sorted(jobs):
                     locks.enter_context(self.cache.lock(key))
-                    found = self.cache.load(key)
+                    found = None if again else self.cache.load(key)
                     if found is not None and len(found.predictions) == self._score_rows(effort):
                         done[key] = found
                     else:

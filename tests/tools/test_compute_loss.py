@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,18 @@ def test_the_metrics_are_those_of_the_predictions(bench):
     assert found.production.samples_per_cpu_second * found.production.train_cpu_seconds == pytest.approx(
         bench.dataset.bounds["train"].stop
     )
+
+
+def test_what_wins_by_a_clock_must_win_again_side_by_side(bench, monkeypatch):
+    """Production's cached clocks are of a busier moment here: the same Φ would look twice as fast."""
+    rival = bench.production | {"l2": 1e-9}  # another fingerprint, the same training
+    load = bench.cache.load
+
+    def busy(key):
+        found = load(key)
+        return found and replace(found, train_cpu_seconds=found.train_cpu_seconds * 50 + 10)
+
+    bench.evaluate_many([(bench.production, seed) for seed in range(bench.seeds)])
+    monkeypatch.setattr(bench.cache, "load", busy)
+    found = compute_loss(rival, bench)
+    assert found.verdict == "equal", found.reason

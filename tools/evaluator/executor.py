@@ -228,6 +228,7 @@ class _Worker:
                         f"`predict` must return float32 [{rows}], got {header['dtype']} {header['shape']}."
                     )
                 predictions = np.frombuffer(pipe.recv_bytes(4 * rows), np.float32)
+            self._end()
         except (EOFError, OSError, ValueError) as error:
             self.drop()
             said = self._zygote.tail(since=written)
@@ -238,6 +239,13 @@ class _Worker:
         if "error" in header:
             raise ToolError(f"Training failed: {header['error']}")
         return header, predictions
+
+    def _end(self) -> None:
+        """Close the turn. A kill that is on its way would hit the next job: then the process goes now."""
+        with self._lock:
+            self._turn += 1
+            if self._why:
+                raise EOFError
 
     def _send(self, message: bytes) -> Connection:
         """The pipe, with the message on its way; a process that died while idle is replaced once."""

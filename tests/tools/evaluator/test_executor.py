@@ -195,3 +195,14 @@ def until(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_cancelling_a_job_never_harms_the_next_one(dataset):
+    """The kill may land after the cancelled job has answered: it must not meet what comes after."""
+    with LocalPool(workers=1) as pool:
+        pool.result(pool.submit(job(dataset)), timeout=60)
+        for round in range(25):
+            first, second = pool.submit(job(dataset, steps=1 + round)), pool.submit(job(dataset))
+            time.sleep(0.002 * (round % 5))
+            pool.cancel(first)
+            assert pool.result(second, timeout=60).parameters == 1000
