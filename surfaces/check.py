@@ -172,23 +172,23 @@ def _signal(connection: duckdb.DuckDBPyConnection, dataset: Dataset, table: str,
 
 def _feature(dataset: Dataset, feature: Feature) -> dict[str, Any]:
     """Shape of a feature, and the share of training and validation rows where it says nothing (code 0)."""
-    facts: dict[str, Any] = {"name": feature.name, "kind": feature.kind}
-    if feature.kind == "numeric":
-        values = _sampled(dataset, "train", feature.name)
-        return facts | {
-            "constant": bool(values.min() == values.max()),
-            "missing_share": _missing(dataset, feature),
-        }
-    facts |= {"size": feature.size, "length": feature.length, "of": feature.of}
-    for period in ("train", "validation"):
-        codes = _sampled(dataset, period, feature.name)
-        empty = codes == 0 if feature.kind == "categorical" else (codes == 0).all(axis=1)
-        facts[f"unknown_share_{period}"] = float(empty.mean())
-    if feature.kind == "categorical":
-        codes = _sampled(dataset, "train", feature.name)
-        facts["constant"] = bool((codes == codes[0]).all())
-        facts["missing_share"] = _missing(dataset, feature)
-    return facts
+    values = _sampled(dataset, "train", feature.name)
+    unknown: dict[str, float | None] = {"train": None, "validation": None}
+    if feature.kind != "numeric":
+        for period in PERIODS[:2]:
+            codes = _sampled(dataset, period, feature.name)
+            unknown[period] = float((codes.reshape(len(codes), -1) == 0).all(axis=1).mean())
+    return {
+        "name": feature.name,
+        "kind": feature.kind,
+        "size": feature.size,
+        "length": feature.length,
+        "of": feature.of,
+        "constant": feature.kind != "history" and bool((values == values[0]).all()),
+        "missing_share": _missing(dataset, feature),
+        "unknown_share_train": unknown["train"],
+        "unknown_share_validation": unknown["validation"],
+    }
 
 
 def _missing(dataset: Dataset, feature: Feature) -> float:

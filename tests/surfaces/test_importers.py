@@ -21,7 +21,9 @@ def words_of(dataset, name: str) -> set[str]:
         return {row[0] for row in connection.execute(f"SELECT value FROM read_parquet('{path}')").fetchall()}
 
 
-@pytest.mark.parametrize("name", ["movielens-100k", "movielens-1m", "movielens-32m", "kuairand-pure", "recbole"])
+@pytest.mark.parametrize(
+    "name", ["movielens-100k", "movielens-1m", "movielens-32m", "kuairand-pure", "recbole"]
+)
 def test_every_layout_becomes_a_surface_that_opens_again(name: str, layout, tmp_path: Path):
     importer, folder = layout(name)
     surface = import_log(importer, folder, None, tmp_path / "home")
@@ -151,9 +153,9 @@ def test_an_import_never_overwrites_a_production_configuration(layout, tmp_path:
     import_movielens(folder, "ml", tmp_path / "home")
     with pytest.raises(ConfigurationError, match="is a surface already"):
         import_movielens(folder, "ml", tmp_path / "home")
-    assert import_movielens(folder, "ml", tmp_path / "home", replace=True, liked=3).spec.production["reward"]["factors"] == {
-        "liked": "CAST(rating >= 3 AS DOUBLE)"
-    }
+    assert import_movielens(folder, "ml", tmp_path / "home", replace=True, liked=3).spec.production["reward"][
+        "factors"
+    ] == {"liked": "CAST(rating >= 3 AS DOUBLE)"}
 
 
 def test_a_failed_import_leaves_no_surface(layout, tmp_path: Path):

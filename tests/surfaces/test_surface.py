@@ -1,0 +1,197 @@
+"""surface.toml: readable, complete, never half-written; and the simulated surface that is there without a log."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evorank.model.errors import ConfigurationError, LogError
+from evorank.model.log import Categorical, LogSpec, Numeric
+from evorank.surfaces.simulated.generate import generate
+from evorank.surfaces.surface import (
+    Guardrail,
+    NorthStar,
+    Surface,
+    SurfaceSpec,
+    list_surfaces,
+    open_surface,
+    save_surface,
+)
+
+LOG = LogSpec(
+    path="log.csv",
+    user="user",
+    item="item",
+    time="time",
+    reader={"delim": "\t", "types": {"user": "VARCHAR"}},
+    columns={"price": 'CAST("the price" AS DOUBLE)'},
+    signals=["click"],
+    features=[Categorical(name="item", max_size=10), Numeric(name="price", log1p=True)],
+)
+
+
+def spec_of(**changes) -> SurfaceSpec:
+    fields = {
+        "name": "shop",
+        "description": 'The "front page"\nof a shop',
+        "log": LOG,
+        "north_star": NorthStar(name="days", description="d", sql="SELECT 1,\n  2, 'x\"y'", horizon_days=3),
+        "guardrails": [
+            Guardrail(metric="latency_ms", maximum=5),
+            Guardrail(metric="parameters", maximum=1e6),
+        ],
+        "production": {
+            "reward": {"label": "click", "factors": {"a b": "1.0"}},
+            "optimizer": {"args": {"lr": 1e-10}},
+        },
+    }
+    return SurfaceSpec.model_validate(fields | changes)
+
+
+def test_a_surface_is_read_back_as_it_was_written(tmp_path: Path):
+    surface = save_surface(tmp_path, spec_of())
+    assert surface.spec == spec_of()
+    assert open_surface(tmp_path, "shop").spec == spec_of()
+    assert [entry.name for entry in surface.directory.iterdir()] == ["surface.toml"]
+
+
+def test_every_section_of_surface_toml_is_explained(tmp_path: Path):
+    surface = save_surface(tmp_path, spec_of())
+    lines = (surface.directory / "surface.toml").read_text(encoding="utf-8").splitlines()
+    assert tomllib.loads("\n".join(lines))["log"]["features"][0] == {
+        "name": "item",
+        "kind": "categorical",
+        "max_size": 10,
+    }
+    for section in ("[log]", "features = [", "[north_star]", "[[guardrails]]"):
+        assert lines[lines.index(section) - 1].startswith("# "), section
+    production = next(i for i, line in enumerate(lines) if line.startswith("[production"))
+    assert lines[production - 1].startswith("# Φ")
+
+
+def test_relative_paths_are_taken_from_the_surface_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    surface = save_surface(tmp_path, spec_of(log=LOG.model_copy(update={"reader": {}, "columns": {}})))
+    rows = "".join(f"u{i % 3},i{i % 4},{1_700_000_000 + i * 3600},{i % 2},{i}\n" for i in range(300))
+    (surface.directory / "log.csv").write_text("user,item,time,click,price\n" + rows)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(surface.dataset()) == 300
+
+
+def test_an_unknown_surface_lists_the_known_ones(tmp_path: Path):
+    save_surface(tmp_path, spec_of())
+    with pytest.raises(ConfigurationError) as caught:
+        open_surface(tmp_path, "shob")
+    assert "must be one of ['shop', 'simulated'], got 'shob'. Did you mean 'shop'?" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert list_surfaces(tmp_path) == ["shop", "simulated"]
+
+
+@pytest.mark.parametrize("name", ["../etc", "", "a/b", ".hidden", "x" * 65])
+def test_a_name_that_is_not_a_folder_name_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="`surface` must be letters, digits"):
+        open_surface(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('name = "shop"', 'name = "other"', "`name` must be its folder's, 'shop', got 'other'"),
+        ('user = "user"', 'usr = "user"', "`log.user` Field required."),
+        ('kind = "numeric"', 'kind = "number"', "`log.features.1`"),
+        ('signals = ["click"]', 'signals = ["item"]', "feature 'item' is a signal"),
+        (
+            "horizon_days = 3",
+            "horizon_days = 0",
+            "`north_star.horizon_days` Input should be greater than or equal",
+        ),
+        ("[log]", "[log", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_edit_names_the_file_the_field_and_the_rule(
+    before: str, after: str, message: str, tmp_path: Path
+):
+    path = save_surface(tmp_path, spec_of()).directory / "surface.toml"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        open_surface(tmp_path, "shop")
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_fields_left_out_of_production_have_the_schemas_defaults(tmp_path: Path):
+    surface = open_surface(tmp_path, "simulated")
+    assert (
+        "grad_clip"
+        not in tomllib.loads((surface.directory / "surface.toml").read_text())["production"]["optimizer"]
+    )
+    production = surface.production()
+    assert production["optimizer"]["grad_clip"] is None
+    assert production == surface.system().production()
+    production["optimizer"]["batch_size"] = 1
+    assert surface.production()["optimizer"]["batch_size"] != 1, "callers get copies"
+
+
+def test_a_system_that_cannot_be_imported_is_named(tmp_path: Path):
+    surface = open_surface(tmp_path, "simulated")
+    broken = Surface(surface.spec.model_copy(update={"system": "no_such_module:Ranker"}), surface.directory)
+    with pytest.raises(ConfigurationError, match="no_such_module"):
+        broken.system()
+
+
+def test_a_production_label_of_one_class_is_one_clear_error(tmp_path: Path):
+    surface = open_surface(tmp_path, "simulated")
+    production = surface.production()
+    production["reward"]["label"] = "CAST(watch_s < 0 AS DOUBLE)"
+    spec = surface.spec.model_copy(update={"production": production})
+    with pytest.raises(LogError, match=r"Surface 'simulated': production /reward/label .* one class only"):
+        save_surface(tmp_path, spec).check_label()
+
+
+# The simulated surface
+
+
+def test_the_simulated_surface_is_there_without_any_data(tmp_path: Path):
+    surface = open_surface(tmp_path, "simulated")
+    dataset = surface.dataset()
+    assert 60_000 <= len(dataset) <= 200_000
+    assert {feature.kind for feature in dataset.schema.features} == {"categorical", "numeric", "history"}
+    assert surface.reward_persona_off is None
+    assert open_surface(tmp_path, "simulated").dataset().key == dataset.key
+
+
+def test_generating_is_deterministic_and_the_seed_matters():
+    first, again, other = (
+        generate(users=80, days=5),
+        generate(users=80, days=5),
+        generate(users=80, days=5, seed=1),
+    )
+    assert all((first[name] == again[name]).all() for name in first)
+    assert len(first["click"]) != len(other["click"]) or (first["click"] != other["click"]).any()
+    assert (np.diff(first["time_s"]) >= 0).all()
+
+
+def test_signals_follow_a_click_and_rates_are_those_of_a_feed():
+    log = generate()
+    assert 0.1 < log["click"].mean() < 0.35
+    for signal in ("like", "dislike", "share", "follow"):
+        assert 0 < log[signal].mean() < 0.1
+        assert not (log[signal].astype(bool) & ~log["click"].astype(bool)).any()
+    assert (log["watch_s"][log["click"] == 0] == 0).all()
+
+
+def test_the_north_star_counts_the_days_a_user_comes_back(tmp_path: Path):
+    surface = open_surface(tmp_path, "simulated")
+    assert surface.spec.north_star is not None
+    with surface.dataset().connect() as connection:
+        rows = connection.execute(surface.spec.north_star.sql).fetchall()
+    values = [row[2] for row in rows]
+    assert len({row[:2] for row in rows}) == len(rows)
+    assert min(values) >= 0
+    assert max(values) <= surface.spec.north_star.horizon_days
+    assert 1 < np.mean(values) < 6
