@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scripted import ACCEPT, in_turn, learning_rate, proposal, rates
 
-from evorank.graph.attempt import MEASURED
+from evorank.graph.attempt import MEASURED, attempt_builder
 from evorank.graph.context import open_session
 from evorank.graph.offline import graph
 from evorank.model.errors import ToolError
@@ -182,3 +182,15 @@ def test_queries_end_after_three(run):
     (attempt,) = run(model, personas=["reward"])
     assert len(attempt.insights) == 3
     assert model.count("Proposal") == 4
+
+
+def test_a_step_that_is_in_the_journal_already_does_nothing_again(context, attempt, trainings):
+    model = rates(0.05)
+    given = context(model)
+    journal = open_session(given).journal
+    journal.append(attempt(0, run="r", surface="tiny", reason="recorded before the crash"))
+    step = attempt_builder().compile()
+    step.invoke({"run": "r", "step": 0, "persona": "optimizer"}, context=given)
+    assert model.asked == []
+    assert trainings.trained == []
+    assert [record.reason for record in journal.attempts()] == ["recorded before the crash"]
