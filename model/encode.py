@@ -250,6 +250,7 @@ class _Encoder:
             out[f"t{i}"] = _Writer(self.work / f"history-{tokens.name}.npy", np.int32, (n, tokens.length))
         for i, _ in enumerate(self.history):
             out[f"h{i}"] = _Writer(self.work / "spill" / f"where-{i}.npy", np.bool_, (n,))
+        latest = np.int64(np.iinfo(np.int64).min // 2)
         try:
             for start in range(0, n, CHUNK):
                 self.tell("encoding rows", 0.55 + 0.35 * start / n)
@@ -258,6 +259,11 @@ class _Encoder:
                     found = self.db.execute(
                         f"SELECT {', '.join(selected)} FROM {chunk} l {' '.join(joins)} ORDER BY l.row"
                     ).fetchnumpy()
+                if np.any(np.diff(found["t"], prepend=latest) < 0):
+                    raise LogError(
+                        "log: DuckDB gave rows out of order; please report it."
+                    )
+                latest = found["t"][-1]
                 out["users"].append(found["u"])
                 out["micros"].append(found["t"])
                 out["times"].append(np.floor_divide(found["t"], 1_000_000))

@@ -77,7 +77,8 @@ def test_rows_keep_their_values_through_encoding(log: Path, tmp_path: Path):
 def test_periods_are_slices_in_time_order_that_share_no_day(log: Path, tmp_path: Path):
     dataset = encode(spec_of(log), tmp_path / "data")
     days = [set(dataset.days(period).tolist()) for period in PERIODS]
-    assert not (days[0] & days[1] or days[1] & days[2])
+    assert not days[0] & days[1]
+    assert not days[1] & days[2]
     assert [dataset.bounds[period].start for period in PERIODS[1:]] == [
         dataset.bounds[period].stop for period in PERIODS[:-1]
     ]
@@ -226,7 +227,8 @@ def test_times_in_every_unit_are_understood_and_reported(unit: str, sql: str, en
     path = tmp_path / f"log.{ending}"
     duckdb.sql(
         f"COPY (SELECT 'u' || (i % 5) AS user, i % 9 AS item, {sql} AS time, i % 2 AS click, i AS price FROM "
-        f"(SELECT i, TIMESTAMP '2024-03-01 00:00:00.250' + to_hours(i::INTEGER) AS t FROM range(240) r(i))) TO '{path}'"
+        f"(SELECT i, TIMESTAMP '2024-03-01 00:00:00.250' + to_hours(i::INTEGER) AS t FROM range(240) r(i))) "
+        f"TO '{path}'"
     )
     dataset = encode(spec_of(path), tmp_path / "data")
     assert dataset.times(slice(0, 3)).tolist() == [1_709_251_200, 1_709_254_800, 1_709_258_400]
@@ -379,7 +381,8 @@ def test_a_killed_encoder_leaves_nothing_that_looks_whole(log: Path, tmp_path: P
         def progress(what, share):
             if what == "encoding rows":
                 os.kill(os.getpid(), signal.SIGKILL)
-        encode(LogSpec.model_validate_json({spec_of(log).model_dump_json()!r}), Path({str(tmp_path / "data")!r}), progress)
+        spec = LogSpec.model_validate_json({spec_of(log).model_dump_json()!r})
+        encode(spec, Path({str(tmp_path / "data")!r}), progress)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -402,7 +405,8 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(log: Pat
         from evorank.model.log import LogSpec
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         try:
-            encode(LogSpec.model_validate_json({spec_of(log).model_dump_json()!r}), Path({str(tmp_path / "data")!r}))
+            spec = LogSpec.model_validate_json({spec_of(log).model_dump_json()!r})
+            encode(spec, Path({str(tmp_path / "data")!r}))
         except LogError as error:
             print(error)
     """
@@ -512,7 +516,8 @@ def test_a_missing_file_is_named_with_the_nearest_there_is(log: Path, tmp_path: 
         ),
         (
             {"features": [Categorical(name="x", column="pric + 1")]},
-            "log.features.x.column (features never see signals) names no column, got 'pric'. Did you mean 'price'?",
+            "log.features.x.column (features never see signals) names no column, got 'pric'. "
+            "Did you mean 'price'?",
         ),
         ({"where": "prise > 1"}, "log.where names no column, got 'prise'. Did you mean 'price'?"),
         ({"columns": {"y": "clic + 1"}}, "log.columns names no column, got 'clic'. Did you mean 'click'?"),

@@ -79,18 +79,24 @@ def kuairand_pure(folder: Path) -> None:
     kuairand_log(data / "log_standard_4_08_to_4_21_pure.csv", 0, 14, 0)
     kuairand_log(data / "log_standard_4_22_to_5_08_pure.csv", 14, 17, 0)
     kuairand_log(data / "log_random_4_22_to_5_08_pure.csv", 14, 17, 1)
-    header = "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,follow_user_num_range"
+    header = (
+        "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
+        "follow_user_num_range"
+    )
     (data / "user_features_pure.csv").write_text(
         header
         + ",onehot_feat0\n"
         + "".join(f'{i},full_active,0,{i % 2},1,{i},"(10,50]",{i % 2}\n' for i in range(25))
     )
-    header = "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,music_id,music_type,tag"
+    header = (
+        "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,"
+        "server_height,music_id,music_type,tag"
+    )
     (data / "video_features_basic_pure.csv").write_text(
         header
         + "\n"
         + "".join(
-            f'{i},{i // 5},NORMAL,2022-04-0{1 + i % 7},Kmovie,0.0,9000.0,720.0,1280.0,{i},9.0,"{i % 4},{i % 9}"\n'
+            f'{i},{i // 5},NORMAL,2022-04-0{1 + i % 7},Kmovie,0,9000.0,720,1280,{i},9.0,"{i % 4},{i % 9}"\n'
             for i in range(50)
         )
     )

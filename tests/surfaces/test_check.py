@@ -111,8 +111,8 @@ def plant(columns: dict[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
 
 PLANTED = [
     "signal-drift", "label-drift", "cold-users", "cold-items", "constant-feature", "constant-signal",
-    "signal-not-finite", "feature-not-finite", "out-of-order", "duplicates", "short-histories", "dropped-rows",
-    "mostly-missing", "small-log",
+    "signal-not-finite", "feature-not-finite", "out-of-order", "duplicates", "short-histories",
+    "dropped-rows", "mostly-missing", "small-log",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""surface.toml: readable, complete, never half-written; and the simulated surface that is there without a log."""
+"""surface.toml: readable, complete, never half-written; and the simulated surface."""
 
 from __future__ import annotations
 
