@@ -19,6 +19,13 @@ from evorank.tools.evaluator.executor import Job, LocalPool
 SYSTEM = "linear_system:LinearSystem"
 
 
+@pytest.fixture(scope="module")
+def lone(dataset):
+    """A pool of one worker with a short limit."""
+    with LocalPool(workers=1, limit=3.0) as pool:
+        yield pool
+
+
 def job(dataset, seed=0, **phi):
     train, score = dataset.bounds["train"], dataset.bounds["validation"]
     return Job(
@@ -82,25 +89,23 @@ def test_a_broken_training_is_a_tool_error_and_the_next_one_works(pool, dataset,
     assert len(pool.result(pool.submit(job(dataset)), timeout=60).predictions)
 
 
-def test_a_hung_training_is_stopped_at_its_limit(dataset):
-    with LocalPool(workers=1, limit=1.0) as pool:
-        hung, next_one = pool.submit(job(dataset, fault="hang")), pool.submit(job(dataset))
-        with pytest.raises(ToolError, match="longer than 1 seconds"):
-            pool.result(hung, timeout=60)
-        assert pool.result(next_one, timeout=60).parameters == 1000
+def test_a_hung_training_is_stopped_at_its_limit(lone, dataset):
+    hung, next_one = lone.submit(job(dataset, fault="hang")), lone.submit(job(dataset))
+    with pytest.raises(ToolError, match="longer than 3 seconds"):
+        lone.result(hung, timeout=60)
+    assert lone.result(next_one, timeout=60).parameters == 1000
 
 
-def test_a_cancelled_job_fails_whether_it_runs_or_waits(dataset):
-    with LocalPool(workers=1, limit=60.0) as pool:
-        running, waiting = pool.submit(job(dataset, fault="hang")), pool.submit(job(dataset, fault="hang"))
-        while running not in pool._running:
-            time.sleep(0.01)
-        pool.cancel(waiting)
-        pool.cancel(running)
-        for id in (running, waiting):
-            with pytest.raises(ToolError, match="cancelled"):
-                pool.result(id, timeout=60)
-        assert pool.result(pool.submit(job(dataset)), timeout=60)
+def test_a_cancelled_job_fails_whether_it_runs_or_waits(lone, dataset):
+    running, waiting = lone.submit(job(dataset, fault="hang")), lone.submit(job(dataset, fault="hang"))
+    while running not in lone._running:
+        time.sleep(0.01)
+    lone.cancel(waiting)
+    lone.cancel(running)
+    for id in (running, waiting):
+        with pytest.raises(ToolError, match="cancelled"):
+            lone.result(id, timeout=60)
+    assert lone.result(lone.submit(job(dataset)), timeout=60)
 
 
 def test_poll_says_none_until_the_result_is_there(pool, dataset):
@@ -197,12 +202,11 @@ def until(condition, seconds=30.0):
         time.sleep(0.05)
 
 
-def test_cancelling_a_job_never_harms_the_next_one(dataset):
+def test_cancelling_a_job_never_harms_the_next_one(lone, dataset):
     """The kill may land after the cancelled job has answered: it must not meet what comes after."""
-    with LocalPool(workers=1) as pool:
-        pool.result(pool.submit(job(dataset)), timeout=60)
-        for round in range(25):
-            first, second = pool.submit(job(dataset, steps=1 + round)), pool.submit(job(dataset))
-            time.sleep(0.002 * (round % 5))
-            pool.cancel(first)
-            assert pool.result(second, timeout=60).parameters == 1000
+    lone.result(lone.submit(job(dataset)), timeout=60)
+    for round in range(25):
+        first, second = lone.submit(job(dataset, steps=1 + round)), lone.submit(job(dataset))
+        time.sleep(0.002 * (round % 5))
+        lone.cancel(first)
+        assert lone.result(second, timeout=60).parameters == 1000
