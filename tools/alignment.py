@@ -8,7 +8,9 @@ longer) although optimising it destroys retention, so nothing between users may 
   minus the mean of that calendar day (weekdays, trends);
 * score: of each impression, what *other* users' predictions say of the item: the mean over the item's
   impressions of (prediction - that user's mean prediction), the viewer's own left out. The viewer's mood of
-  the day, which a model may read from the history and which also drives the outcome, cannot enter;
+  the day, which a model may read from the history and which also drives the outcome, cannot enter. Scores
+  are of held-out impressions; outcomes of every day that is complete, since a horizon of a week seldom fits
+  into a validation period (no model is trained on outcomes, and the viewer's own label is one of many);
 * alignment: Pearson correlation over impressions of score and outcome, in [-1, 1], higher is better.
 
 The user-day alternative (correlate a user's mean prediction of the day with the outcome, both demeaned by
@@ -30,7 +32,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from evorank.model.errors import ConfigurationError
+from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.sources import identifier
 
 if TYPE_CHECKING:
@@ -46,14 +48,14 @@ WORK = 4e8
 """Draws x pairs x scores that are worth waiting for."""
 SEED = 20260210
 FEWEST_USERS = 20
+MOST_ROWS = 5_000_000
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The impressions that have a complete outcome, among the rows asked for."""
+    """Impressions `start` .. `start` + n - 1 of the log, with what came of them."""
 
-    rows: npt.NDArray[np.intp]
-    """Positions within the rows asked for, [n]."""
+    start: int
     user: npt.NDArray[np.intp]
     """User 0 .. u - 1, [n]."""
     item: npt.NDArray[np.intp]
@@ -61,7 +63,7 @@ class Outcomes:
     day: npt.NDArray[np.intp]
     """User-day 0 .. d - 1, [n]."""
     value: npt.NDArray[np.float64]
-    """Outcome minus the user's and the day's mean, [n]."""
+    """Outcome minus the user's and the day's mean, [n]; NaN where the horizon is not complete."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,14 @@ class Alignments:
     rows: int
 
 
-def outcomes(dataset: Dataset, north_star: NorthStar, rows: slice) -> Outcomes:
-    """The north star of `rows`, computed on a log that ends with the validation period.
+def outcomes(dataset: Dataset, north_star: NorthStar) -> Outcomes:
+    """The north star of every impression (at most the last 5 million) until the end of validation.
 
     Days whose horizon is not over within that view are dropped. ConfigurationError where the SQL does not
-    give (user, day, value), or too little is left to say anything.
+    give one (user, day, value) per user and day; ToolError where too little is left to say anything.
     """
+    stop = int(dataset.bounds["validation"].stop)
+    start = max(0, stop - MOST_ROWS)
     user, item = identifier(dataset.spec.user), identifier(dataset.spec.item)
     query = f"""
     WITH given AS (SELECT * FROM ({north_star.sql.strip().rstrip(";")}) AS given("user", "day", "value")),
@@ -91,13 +95,13 @@ def outcomes(dataset: Dataset, north_star: NorthStar, rows: slice) -> Outcomes:
     ),
     own AS (SELECT *, "value" - AVG("value") OVER (PARTITION BY "user") AS within FROM complete),
     outcome AS (SELECT *, within - AVG(within) OVER (PARTITION BY "day") AS residual FROM own)
-    SELECT l.row - {rows.start} AS "row", o.residual,
+    SELECT l.row, COALESCE(o.residual, 'nan'::DOUBLE) AS residual,
            DENSE_RANK() OVER (ORDER BY l.{user}) - 1 AS "user",
            DENSE_RANK() OVER (ORDER BY l.{item}) - 1 AS "item",
            DENSE_RANK() OVER (ORDER BY l.{user}, l.day) - 1 AS "user_day"
-    FROM log l JOIN outcome o ON o."user" = l.{user} AND o."day" = CAST(l.day AS DATE)
-    WHERE l.row >= {rows.start} AND l.row < {rows.stop} AND l.{item} IS NOT NULL
-    ORDER BY "row"
+    FROM log l LEFT JOIN outcome o ON o."user" = l.{user} AND o."day" = CAST(l.day AS DATE)
+    WHERE l.row >= {start}
+    ORDER BY l.row
     """
     with dataset.connect("validation") as connection:
         try:
@@ -109,17 +113,18 @@ def outcomes(dataset: Dataset, north_star: NorthStar, rows: slice) -> Outcomes:
             ) from None
     columns = {name: np.asarray(np.ma.filled(column)) for name, column in found.items()}
     result = Outcomes(
-        columns["row"].astype(np.intp),
+        start,
         columns["user"].astype(np.intp),
         columns["item"].astype(np.intp),
         columns["user_day"].astype(np.intp),
         columns["residual"].astype(np.float64),
     )
-    users = int(result.user[-1:].size and result.user.max() + 1)
-    if len(np.unique(result.rows)) != len(result.rows):
+    if len(result.user) != stop - start:
         raise ConfigurationError("`north_star.sql` must return one row per (user, day), got several.")
-    if users < FEWEST_USERS or not np.isfinite(result.value).all() or not result.value.any():
-        raise ConfigurationError(
+    told = np.isfinite(result.value)
+    users = len(np.unique(result.user[told]))
+    if users < FEWEST_USERS or not result.value[told].any():
+        raise ToolError(
             f"`north_star.sql` says too little here: {users} users have an outcome whose horizon of "
             f"{north_star.horizon_days} days ends within the validation period; {FEWEST_USERS} are needed, "
             "with values that vary. Shorten the horizon, or lengthen the validation period."
@@ -127,25 +132,31 @@ def outcomes(dataset: Dataset, north_star: NorthStar, rows: slice) -> Outcomes:
     return result
 
 
-def align(scores: Sequence[Vector], found: Outcomes, draws: int | None = None) -> Alignments:
-    """Alignment of each of `scores` ([rows asked for] each) with the outcomes, with draws over users.
+def align(scores: Sequence[Vector], found: Outcomes, rows: slice, draws: int | None = None) -> Alignments:
+    """Alignment of each of `scores` with the outcomes, with draws over users; a score is of the log's `rows`.
 
     `draws` is 400, fewer (100 at least) on large logs, where a draw costs more and varies less.
     """
     users = int(found.user.max()) + 1
     pairs, pair = np.unique(found.user * (found.item.max() + 1) + found.item, return_inverse=True)
     pair_user, pair_item = np.divmod(pairs, found.item.max() + 1)
-    count = np.bincount(pair).astype(np.float64)
-    outcome = np.bincount(pair, found.value)
-    square = np.bincount(pair, found.value**2)
+    told = np.isfinite(found.value)
+    value = np.where(told, found.value, 0.0)
+    count, outcome, square = (np.bincount(pair, each, len(pairs)) for each in (told, value, value**2))
+    first = max(rows.start, found.start)
+    scored = slice(first - found.start, rows.stop - found.start)
+    user, scored_pair = found.user[scored], pair[scored]
+    rated = np.bincount(scored_pair, minlength=len(pairs)).astype(np.float64)
     sums = []
     diagnosis = []
     for score in scores:
-        values = np.asarray(score, np.float64)[found.rows]
-        within = values - (np.bincount(found.user, values) / np.bincount(found.user))[found.user]
-        sums.append(np.bincount(pair, within))
-        diagnosis.append(_user_day(values, found))
-    table = _Pairs(pair_user, pair_item.astype(np.intp), count, outcome, square, np.stack(sums, axis=1))
+        values = np.asarray(score, np.float64)[first - rows.start :]
+        within = values - (np.bincount(user, values) / np.maximum(np.bincount(user), 1))[user]
+        sums.append(np.bincount(scored_pair, within, len(pairs)))
+        diagnosis.append(_user_day(values, user, found.day[scored], found.value[scored]))
+    table = _Pairs(
+        pair_user, pair_item.astype(np.intp), count, outcome, square, rated, np.stack(sums, axis=1)
+    )
     if draws is None:
         draws = int(np.clip(WORK / (len(pairs) * len(scores)), 100, DRAWS))
     rng = np.random.default_rng(SEED)
@@ -154,26 +165,28 @@ def align(scores: Sequence[Vector], found: Outcomes, draws: int | None = None) -
         weight = np.bincount(rng.integers(0, users, users), minlength=users)
         resampled[draw] = table.correlation(weight[pair_user].astype(np.float64))
     return Alignments(
-        table.correlation(np.ones(len(pairs))), resampled, np.array(diagnosis), users, len(found.rows)
+        table.correlation(np.ones(len(pairs))), resampled, np.array(diagnosis), users, int(told.sum())
     )
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Sums over the impressions of each (user, item) pair [p], scores [p, s]."""
+    """Sums over the impressions of each (user, item) pair [p]: with an outcome, and with scores [p, s]."""
 
     user: Vector
     item: Vector
     count: Vector
     outcome: Vector
     square: Vector
+    rated: Vector
     scores: Vector
 
     def correlation(self, weight: Vector) -> Vector:
         """Impression-weighted correlation [s] where user u counts `weight` times; nan without variance."""
         items = int(self.item.max()) + 1
         copies = weight * self.count
-        seen = np.bincount(self.item, copies, items)[self.item] - copies
+        rated = weight * self.rated
+        seen = np.bincount(self.item, rated, items)[self.item] - rated
         # All copies of the viewer are left out, so that no user's own outcome meets their own prediction.
         usable = (seen > 0.5) & (copies > 0)
         n = np.where(usable, copies, 0.0)
@@ -196,13 +209,15 @@ class _Pairs:
         return result
 
 
-def _user_day(values: Vector, found: Outcomes) -> float:
+def _user_day(values: Vector, users: Vector, user_days: Vector, outcome: Vector) -> float:
     """Correlation over user-days of mean score and outcome, both demeaned by user; a diagnosis."""
-    n = np.bincount(found.day).astype(np.float64)
-    x = np.bincount(found.day, values) / n
-    y = np.bincount(found.day, found.value) / n
-    user = np.zeros(len(n), np.intp)
-    user[found.day] = found.user
+    told = np.isfinite(outcome)
+    if not told.any():
+        return float("nan")
+    _, first, day = np.unique(user_days[told], return_index=True, return_inverse=True)
+    n = np.bincount(day)
+    x, y = (np.bincount(day, each[told]) / n for each in (values, outcome))
+    user = np.unique(users[told][first], return_inverse=True)[1]
     days = np.bincount(user)
     x, y = (each - (np.bincount(user, each) / days)[user] for each in (x, y))
     keep = days[user] > 1

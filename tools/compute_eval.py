@@ -50,7 +50,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     tell = on_progress or (lambda message: None)
     tell("checking")
     require_valid(phi, bench)
-    found = _outcomes(bench, "validation")
+    found = _outcomes(bench)
     seeds = list(range(bench.seeds))
     tell(f"training {len(seeds)} seeds of the new reward")
     evaluations = bench.evaluate_many(
@@ -59,7 +59,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
     require_affordable(ours, bench)
     tell("measuring alignment")
-    aligned = align([each.predictions for each in evaluations], found)
+    aligned = align([each.predictions for each in evaluations], found, bench.dataset.bounds["validation"])
     # A constant prediction rates no item above another: it is aligned with nothing.
     estimates, draws = np.nan_to_num(aligned.estimate), np.nan_to_num(aligned.draws)
     per_seed = estimates[: len(seeds)] - estimates[len(seeds) :]
@@ -83,9 +83,12 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
         interval, MARGIN, len(seeds), cheap="", metric="alignment", lower_is_better=False
     )
     user_day = aligned.user_day[: len(seeds)].mean(), aligned.user_day[len(seeds) :].mean()
+    diagnosis = (
+        f"; at user-day level {user_day[0]:+.4f} and {user_day[1]:+.4f}" if all(np.isfinite(user_day)) else ""
+    )
     reason += (
         f" Candidate {candidate.alignment:+.4f}, production {production.alignment:+.4f}, over "
-        f"{aligned.users:,} users; at user-day level {user_day[0]:+.4f} and {user_day[1]:+.4f}."
+        f"{aligned.users:,} users{diagnosis}."
     )
     return Comparison(
         metric="alignment",
@@ -111,9 +114,9 @@ def label_alignment(objective: Objective, bench: Workbench) -> LabelAlignment:
     The same design as compute_eval, with the label itself in the place of a prediction: cheap (seconds),
     noisier, a first look at which signals carry the long term. ToolError if the label cannot be computed.
     """
-    found = _outcomes(bench, "train")
+    found = _outcomes(bench)
     labels = np.asarray(bench.dataset.labels(objective)[bench.dataset.bounds["train"]])
-    aligned = align([labels], found)
+    aligned = align([labels], found, bench.dataset.bounds["train"])
     estimate = float(np.nan_to_num(aligned.estimate[0]))
     error = float(np.nan_to_num(aligned.draws[:, 0]).std(ddof=1))
     interval = combine(estimate, (error, float(aligned.users - 1)), (0.0, 1.0))
@@ -132,13 +135,11 @@ def label_alignment(objective: Objective, bench: Workbench) -> LabelAlignment:
     )
 
 
-def _outcomes(bench: Workbench, period: str) -> Outcomes:
+def _outcomes(bench: Workbench) -> Outcomes:
     north_star = bench.surface.spec.north_star
     if north_star is None:
         raise ToolError(
             f"Surface {bench.surface.name!r} has no north star: no reward can be told better than another. "
             "Add [north_star] to its surface.toml."
         )
-    return outcomes(
-        bench.dataset, north_star, bench.dataset.bounds["train" if period == "train" else "validation"]
-    )
+    return outcomes(bench.dataset, north_star)
