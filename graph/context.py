@@ -26,7 +26,7 @@ from evorank.graph.ask import chat_model
 from evorank.graph.journal import BUSY_SECONDS, Journal, explained
 from evorank.graph.state import Attempt
 from evorank.model.delta import fingerprint
-from evorank.model.errors import ConfigurationError
+from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.expression import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import Persona, load_personas
@@ -115,6 +115,9 @@ class Session:
         ours = isinstance(workbench.system, NeuralRanker)
         self.functions = {str(each): each.doc for each in FUNCTIONS.values()} if ours else {}
         """What prompts say of the layer language: signature -> one line. Empty for other systems."""
+        self._chat = context.chat_model
+        if self._chat is None and context.model is not None:
+            self._chat = chat_model(context.model, context.seed)
         self._dumps: dict[str, dict[str, Any]] = {}
         self.stop = threading.Event()
         self.stop_reason: str | None = None
@@ -126,7 +129,7 @@ class Session:
 
     def chat(self, step: int) -> BaseChatModel:
         """The chat model for a step; the embedded engineer is seeded by the context's seed and the step."""
-        return self.context.chat_model or chat_model(self.context.model, self.seed(step))
+        return self._chat or chat_model(None, self.seed(step))
 
     def seed(self, step: int) -> int:
         digest = hashlib.sha256(f"{self.context.seed}/{step}".encode()).digest()
@@ -186,8 +189,8 @@ class Session:
         if north_star is None:
             return self.surface.reward_persona_off
         try:
-            outcomes(self.workbench.dataset, north_star, self.workbench.dataset.bounds["validation"])
-        except ConfigurationError as error:
+            outcomes(self.workbench.dataset, north_star)
+        except (ConfigurationError, ToolError) as error:
             return str(error)
         return None
 
@@ -216,7 +219,7 @@ def open_session(context: Context) -> Session:
             bench: Workbench = _share(
                 ("bench", home, context.surface, context.seeds, id(executor)),
                 lambda: Workbench(surface, executor, home / "cache", context.seeds),
-                lambda _: None,
+                Workbench.close,
             )
             journal = _share(("journal", home), lambda: Journal.open(home), Journal.close)
             _sessions[key] = Session(context, bench, journal)
