@@ -44,7 +44,7 @@ __all__ = ["Alignments", "Outcomes", "align", "outcomes"]
 Vector: TypeAlias = npt.NDArray[Any]
 
 DRAWS = 400
-WORK = 4e8
+WORK = 1e8
 """Draws x pairs x scores that are worth waiting for."""
 SEED = 20260210
 FEWEST_USERS = 20
