@@ -14,11 +14,14 @@ FLOORS = {
     "model": set(),
     "surfaces": {"model"},
     "prompts": {"model"},
-    "tools": {"model", "surfaces"},
+    "tools": {"model", "surfaces", "prompts"},
     "personas": {"model", "prompts"},
     "graph": {"model", "surfaces", "prompts", "tools", "personas"},
 }
-TORCH = {Path("model/network.py"), Path("model/train.py"), Path("model/optimizers.py")}
+TORCH = {
+    Path("model") / name
+    for name in ("embedding.py", "layers.py", "network.py", "optimizers.py", "train.py", "updates.py")
+}
 
 
 def _imports(path: Path) -> list[tuple[str, bool]]:

@@ -41,12 +41,14 @@ def test_mypy_sees_every_package_through_a_link() -> None:
 
 def test_the_pinned_versions_satisfy_the_declared_ranges() -> None:
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.lower().split("==") for line in lines if "==" in line and not line.startswith("#"))
+    pairs = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    pins = {canonicalize_name(name): pin for name, pin in pairs}
     for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]:
         requirement = Requirement(text)
-        name = requirement.name.lower()
+        name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} has no pin in constraints.txt"
         assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is outside {text}"
 
