@@ -15,6 +15,7 @@ from evorank.personas.optimization import SCALES
 from evorank.personas.playbook import builtin
 from evorank.personas.reading import Reading
 from evorank.personas.rewards import NEGATIVE, OUTCOME, label_of
+from evorank.personas.towers import dropout_rates
 
 __all__ = ["lint"]
 
@@ -83,9 +84,9 @@ def _layers(base: Phi, phi: Phi) -> Iterator[str]:
         if name not in used:
             yield f"/architecture/layers/{name} is never used by output. Use it or leave it out."
     for name, text in layers.items():
-        for rate in re.findall(r"dropout\(.*?, *([\d.]+)\)", str(text)):
-            if float(rate) > DROPOUT:
-                yield f"/architecture/layers/{name} drops {float(rate):.0%} of its units. Try 0.05 to 0.3."
+        for rate in dropout_rates(str(text)):
+            if rate > DROPOUT:
+                yield f"/architecture/layers/{name} drops {rate:.0%} of its units. Try 0.05 to 0.3."
         if re.search(r"\* *0(\.0*)?(?![\d.])|(?<![\d.\w])0(\.0*)? *\*", str(text)):
             yield f"/architecture/layers/{name} multiplies by zero, so nothing passes. Leave that path out."
     output = str(layers.get("output", "")).strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,15 +131,29 @@ def compose(mix: Mix, reading: Reading) -> dict[str, Any]:
 def reward_knobs(reading: Reading) -> list[Knob]:
     """Knobs on `/reward`: one weight per positive signal, watch time, penalty, how they combine."""
     found = signals(reading)
-    knobs = [_knob(reading, "weight of production's label", "before", (0.25, 0.5, 1.0, 2.0), True)]
+    mixes: dict[str, Mix | None] = {}
+
+    def seen(phi: Phi) -> Mix | None:
+        key = json.dumps(phi.get("reward"))
+        if key not in mixes:
+            mixes[key] = recognise(phi, reading)
+        return mixes[key]
+
+    knobs = [_knob(reading, seen, "weight of production's label", "before", (0.25, 0.5, 1.0, 2.0), True)]
     for column in found.positive:
-        knobs.append(_knob(reading, f"weight of {column}", f"weights.{column}", WEIGHTS, True))
+        knobs.append(_knob(reading, seen, f"weight of {column}", f"weights.{column}", WEIGHTS, True))
     if found.watch:
-        knobs.append(_knob(reading, "watch time", "watch", ("none", "ratio", "root"), False, structural=True))
-        knobs.append(_knob(reading, "weight of watch time", "watch_weight", (0.25, 0.5, 1.0, 2.0), True))
+        knobs.append(
+            _knob(reading, seen, "watch time", "watch", ("none", "ratio", "root"), False, structural=True)
+        )
+        knobs.append(
+            _knob(reading, seen, "weight of watch time", "watch_weight", (0.25, 0.5, 1.0, 2.0), True)
+        )
     if found.negative:
-        knobs.append(_knob(reading, "penalty of negative signals", "penalty", (0.0, 0.5, 1.0), True))
-    knobs.append(_knob(reading, "how signals combine", "combine", ("sum", "product"), False, structural=True))
+        knobs.append(_knob(reading, seen, "penalty of negative signals", "penalty", (0.0, 0.5, 1.0), True))
+    knobs.append(
+        _knob(reading, seen, "how signals combine", "combine", ("sum", "product"), False, structural=True)
+    )
     return knobs
 
 
@@ -162,18 +177,25 @@ def recognise(phi: Phi, reading: Reading) -> Mix | None:
     return mix if compose(mix, reading) == reward else None
 
 
-def _knob(reading: Reading, name: str, part: str, settings: tuple[Any, ...], ordered: bool,
-          structural: bool = False) -> Knob:  # fmt: skip
+def _knob(
+    reading: Reading,
+    seen: Callable[[Phi], Mix | None],
+    name: str,
+    part: str,
+    settings: tuple[Any, ...],
+    ordered: bool,
+    structural: bool = False,
+) -> Knob:
     column = part.removeprefix("weights.") if part.startswith("weights.") else None
 
     def read(phi: Phi) -> Any:
-        mix = recognise(phi, reading)
+        mix = seen(phi)
         if mix is None:
             return None
         return dict(mix.weights).get(column, 0.0) if column else getattr(mix, part)
 
     def write(phi: Phi, value: Any) -> Phi:
-        mix = recognise(phi, reading) or Mix()
+        mix = seen(phi) or Mix()
         if column:
             weights = dict(mix.weights) | {column: value}
             order = [c for c in signals(reading).positive if weights.get(c)]

@@ -27,7 +27,7 @@ from evorank.personas.surrogate import Surrogate
 
 __all__ = ["Move", "Search"]
 
-POOL = 400
+POOL = 250
 """Variants compared before one is proposed."""
 PARENTS = 5
 FUTILE = -0.7

@@ -7,6 +7,7 @@ but for its widths, activation and dropout, which are rewritten in place.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from evorank.model.system import LogSchema, Phi
 from evorank.personas.knobs import Knob, get, put
 from evorank.personas.reading import Reading
 
-__all__ = ["Blueprint", "architecture_knobs", "draw", "recognise"]
+__all__ = ["Blueprint", "architecture_knobs", "draw", "dropout_rates", "recognise"]
 
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "leaky_relu")
 LAYERS = "/architecture/layers"
@@ -186,8 +187,22 @@ def _foreign(phi: Phi, name: str) -> Any:
     if name == "activation":
         return _first(rf"\b({'|'.join(ACTIVATIONS)})\(", text)
     if name == "dropout":
-        return float(_first(r"dropout\(.*?, *([\d.]+)\)", text) or 0.0)
+        return max(
+            (r for layer in (get(phi, LAYERS) or {}).values() for r in dropout_rates(layer)), default=0.0
+        )
     return None
+
+
+def dropout_rates(layer: str) -> list[float]:
+    """The rates of all dropouts in one layer expression; [] where it does not parse."""
+    try:
+        calls = [node for node in ast.walk(ast.parse(layer, mode="eval")) if isinstance(node, ast.Call)]
+    except SyntaxError:
+        return []
+    drops = [
+        call.args[1] for call in calls if getattr(call.func, "id", "") == "dropout" and len(call.args) > 1
+    ]
+    return [float(rate.value) for rate in drops if isinstance(rate, ast.Constant)]  # type: ignore[arg-type]
 
 
 def _rewidth(layers: Mapping[str, str], width: int) -> dict[str, str]:

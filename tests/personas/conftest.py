@@ -26,11 +26,16 @@ LOG = LogSchema(
         Feature("recent", "history", size=300, length=10, of="video_id"),
     ),
     columns={
-        "user_id": "VARCHAR", "is_click": "TINYINT", "is_like": "BOOLEAN", "is_hate": "BOOLEAN",
-        "play_time_ms": "DOUBLE", "duration_ms": "DOUBLE", "returned_next_day": "BOOLEAN",
+        "user_id": "VARCHAR",
+        "is_click": "TINYINT",
+        "is_like": "BOOLEAN",
+        "is_hate": "BOOLEAN",
+        "play_time_ms": "DOUBLE",
+        "duration_ms": "DOUBLE",
+        "returned_next_day": "BOOLEAN",
     },
     training_rows=80_000,
-)  # fmt: skip
+)
 
 TREES: dict[str, Any] = {
     "type": "object",
@@ -55,7 +60,6 @@ TREES: dict[str, Any] = {
 TREES_PHI = {
     "trees": {"learning_rate": 0.1, "leaves": 31, "boosting": "gbdt", "extra": False, "max_depth": None},
     "note": "as is",
-    "deterministic": True,
 }
 
 
@@ -96,9 +100,14 @@ def briefing_of(ranker) -> Callable[..., Briefing]:
 @pytest.fixture
 def trees_briefing(briefing_of) -> Briefing:
     return briefing_of(
-        schema=TREES, patchable=["/trees"], production=TREES_PHI, production_fingerprint=fingerprint(TREES_PHI),
-        base=TREES_PHI, base_fingerprint=fingerprint(TREES_PHI), functions={},
-    )  # fmt: skip
+        schema=TREES,
+        patchable=["/trees"],
+        production=TREES_PHI,
+        production_fingerprint=fingerprint(TREES_PHI),
+        base=TREES_PHI,
+        base_fingerprint=fingerprint(TREES_PHI),
+        functions={},
+    )
 
 
 class Loop:
@@ -116,9 +125,11 @@ class Loop:
         first = self.briefing
         done = [attempt["category"] for attempt in self.journal]
         now = replace(
-            first, journal=self.journal, step=len(self.journal),
+            first,
+            journal=self.journal,
+            step=len(self.journal),
             objectives={name: Quota(q.wanted, done.count(name)) for name, q in first.objectives.items()},
-        )  # fmt: skip
+        )
         proposal = self._propose.invoke(render.think(now))
         base = first.production
         for phi in self.candidates:
@@ -135,17 +146,26 @@ class Loop:
         self.candidates.append(phi)
         self.journal.append(
             {
-                "step": len(self.journal), "persona": self.briefing.persona.name, "category": proposal.category,
-                "outcome": "better" if difference < 0 else "worse", "hypothesis": proposal.hypothesis,
-                "fingerprint": fingerprint(phi), "base": fingerprint(base), "patch": [],
+                "step": len(self.journal),
+                "persona": self.briefing.persona.name,
+                "category": proposal.category,
+                "outcome": "better" if difference < 0 else "worse",
+                "hypothesis": proposal.hypothesis,
+                "fingerprint": fingerprint(phi),
+                "base": fingerprint(base),
+                "patch": [],
                 "production": self.briefing.production_fingerprint,
                 "changes": diff(self.briefing.production, phi),
                 "comparison": {
-                    "metric": "log_loss", "lower_is_better": True, "difference": difference,
-                    "low": difference - 1e-4, "high": difference + 1e-4, "effort": "full",
+                    "metric": "log_loss",
+                    "lower_is_better": True,
+                    "difference": difference,
+                    "low": difference - 1e-4,
+                    "high": difference + 1e-4,
+                    "effort": "full",
                 },
             }
-        )  # fmt: skip
+        )
 
 
 def operations(delta: Delta) -> list[dict[str, Any]]:
@@ -170,9 +190,17 @@ def attempt_refused(briefing_of) -> Callable[..., dict[str, Any]]:
     def make(step: int) -> dict[str, Any]:
         table = {"name": "RowwiseAdagrad", "args": {"lr": 0.01 * (step + 1)}}
         return {
-            "step": step, "persona": "optimizer", "category": "innovate", "outcome": "refused", "hypothesis": "h",
-            "fingerprint": None, "base": production, "production": production, "reason": "not on this surface",
-            "changes": [{"op": "replace", "path": "/optimizer/embedding", "value": table}], "comparison": None,
-        }  # fmt: skip
+            "step": step,
+            "persona": "optimizer",
+            "category": "innovate",
+            "outcome": "refused",
+            "hypothesis": "h",
+            "fingerprint": None,
+            "base": production,
+            "production": production,
+            "reason": "not on this surface",
+            "changes": [{"op": "replace", "path": "/optimizer/embedding", "value": table}],
+            "comparison": None,
+        }
 
     return make
