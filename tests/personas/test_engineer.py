@@ -15,6 +15,7 @@ from evorank.model.errors import ChatModelError, Finding
 from evorank.personas.engineer import EmbeddedEngineer
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal, Review
+from evorank.tools.run_sql_query import QueryResult
 
 PERSONAS = ["optimizer", "architecture", "reward"]
 
@@ -159,7 +160,10 @@ def test_the_reward_persona_asks_for_rates_once_and_then_uses_them(briefing_of):
     first = propose(briefing_of("reward"))
     assert "avg" in first.query
     assert "is_like" in first.query
-    table = "impressions,is_click,is_like,is_hate\n1000,0.3,0.0,0.01"
+    columns = ["impressions", "is_click", "is_like", "is_hate"]
+    table = QueryResult(
+        columns=columns, rows=[[1000, 0.3, 0.0, 0.01]], truncated=False, seconds=0.1
+    ).as_markdown()
     told = briefing_of("reward", insights=[{"query": first.query, "table": table}])
     assert propose(told).query is None
     for step in range(12):
