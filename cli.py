@@ -115,7 +115,7 @@ def run(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=2, max=32, help="Paired trainings per finalist. Default: 4.", show_default=False),
+        typer.Option(min=2, max=32, help="Paired trainings per finalist. Default: 8.", show_default=False),
     ] = None,
     parallel: Annotated[
         int | None, typer.Option(min=1, max=64, help="Candidates in flight. Default: 4.", show_default=False)

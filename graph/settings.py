@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     personas: list[str] | None = Field(None, description="Only these personas; none: all that apply")
     steps: int = Field(50, ge=1, description="Candidates to try")
     seed: int = Field(0, ge=0, description="Seed of proposals and trainings")
-    seeds: int = Field(4, ge=2, le=32, description="Paired trainings of a finalist")
+    seeds: int = Field(8, ge=2, le=32, description="Paired trainings of a finalist")
     parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
     workers: int | None = Field(None, ge=1, le=256, description="Training processes; none: the cores")
 

@@ -1,8 +1,8 @@
 """compute_loss: the proxy signal. Cheap, repeatable, and blind to the north star.
 
-A ladder of effort: static checks, a recent slice of a large log, one full training, then more seeds. Every
-rung but the last can only stop a candidate that is clearly *worse* (futility); `better` and `cheaper` are
-said by the last rung alone, once, so peeking costs no false positives.
+A ladder of effort: static checks, a recent slice of a large log, one full training, half of the seeds, then
+all of them. Every rung but the last can only give a candidate up (clearly worse, or not looking better by
+then); `better` and `cheaper` are said by the last rung alone, once, so peeking costs no false positives.
 """
 
 from __future__ import annotations
@@ -52,7 +52,13 @@ def compute_loss(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     if futile is not None:
         return futile
     seeds = list(range(bench.seeds))
-    tell(f"training {len(seeds) - 1} more seeds")
+    half = len(seeds) // 2
+    if half >= 2:
+        tell(f"training {half} seeds")
+        futile = ladder.some_seeds(seeds[:half])
+        if futile is not None:
+            return futile
+    tell(f"training all {len(seeds)} seeds")
     return ladder.compare(seeds, "full")
 
 
@@ -152,16 +158,25 @@ class _Ladder:
         if interval.estimate <= margin + FUTILITY * interval.error or interval.low <= 0:
             return None
         found = self._answer([0], effort, ours, theirs[:1], interval, cheap="")
-        where = "on a slice of the log" if effort == "slice" else "with the first seed"
-        return found.model_copy(
-            update={"reason": f"Stopped {where}: {found.reason[0].lower()}{found.reason[1:]}"}
-        )
+        return _stopped(found, "on a slice of the log" if effort == "slice" else "with the first seed")
+
+    def some_seeds(self, seeds: list[int]) -> Comparison | None:
+        """A futility rung: the comparison where the candidate neither looks better nor cheaper, else None.
+
+        Its verdict cannot be one that wins: `better` needs a difference below zero, `cheaper` a saving.
+        """
+        ours, theirs = self._arms(seeds, seeds, "full")
+        interval = self._paired(ours, theirs, "full")
+        cheap = saving(ours, theirs)
+        if interval.estimate < 0 or cheap:
+            return None
+        found = self._answer(seeds, "full", ours, theirs, interval, cheap)
+        return _stopped(found, f"with {len(seeds)} of {self.bench.seeds} seeds")
 
     def compare(self, seeds: list[int], effort: Effort) -> Comparison:
         """The last rung: every seed of both arms, and the one verdict that can win."""
         ours, theirs = self._arms(seeds, seeds, effort)
-        differences = self._losses(ours, effort) - self._losses(theirs, effort)
-        interval = paired_difference(differences, self.bench.user_codes(effort))
+        interval = self._paired(ours, theirs, effort)
         found = self._answer(seeds, effort, ours, theirs, interval, saving(ours, theirs))
         if found.verdict != "cheaper" or ours[0].parameters <= CHEAPER * theirs[0].parameters:
             return found
@@ -169,6 +184,10 @@ class _Ladder:
         pairs = [(arm, seed) for seed in seeds[:2] for arm in (self.phi, self.bench.production)]
         again = self._evaluate(pairs, effort, again=True)
         return self._answer(seeds, effort, ours, theirs, interval, saving(again[0::2], again[1::2]))
+
+    def _paired(self, ours: Sequence[Evaluation], theirs: Sequence[Evaluation], effort: Effort) -> Interval:
+        differences = self._losses(ours, effort) - self._losses(theirs, effort)
+        return paired_difference(differences, self.bench.user_codes(effort))
 
     def _arms(
         self, candidate: Sequence[int], production: Sequence[int], effort: Effort
@@ -224,3 +243,9 @@ class _Ladder:
             reason=reason,
             cpu_seconds=self.cpu_seconds,
         )
+
+
+def _stopped(found: Comparison, where: str) -> Comparison:
+    return found.model_copy(
+        update={"reason": f"Stopped {where}: {found.reason[0].lower()}{found.reason[1:]}"}
+    )

@@ -40,7 +40,7 @@ SLICE_ROWS = 100_000
 class Workbench:
     """A surface, an executor and a cache. `seeds` is how many paired trainings a full comparison takes."""
 
-    def __init__(self, surface: Surface, executor: Executor, cache: Path, seeds: int = 4) -> None:
+    def __init__(self, surface: Surface, executor: Executor, cache: Path, seeds: int = 8) -> None:
         if seeds < 2:
             raise ValueError(f"seeds must be at least 2 to tell a difference from noise, got {seeds}")
         self.surface, self.executor, self.seeds = surface, executor, seeds
@@ -88,16 +88,21 @@ class Workbench:
         keys = [self._key(phi, seed, effort) for phi, seed in wanted]
         jobs = dict(zip(keys, wanted, strict=True))
         done: dict[str, Evaluation] = {}
+
+        def cached(key: str) -> bool:
+            found = None if again else self.cache.load(key)
+            if found is not None and len(found.predictions) == self._score_rows(effort):
+                done[key] = found
+            return key in done
+
         with ExitStack() as locks:
             running: dict[str, str] = {}
             try:
-                # Everybody locks in the order of the keys, so that no two wait for each other.
-                for key in sorted(jobs):
+                # Only what is missing is locked, or every attempt would wait for whoever holds production's
+                # entries; in the order of the keys, so that no two wait for each other.
+                for key in sorted(key for key in jobs if not cached(key)):
                     locks.enter_context(self.cache.lock(key))
-                    found = None if again else self.cache.load(key)
-                    if found is not None and len(found.predictions) == self._score_rows(effort):
-                        done[key] = found
-                    else:
+                    if not cached(key):  # somebody else may have trained it while we waited
                         running[key] = self.executor.submit(self._job(*jobs[key], effort))
                 for key in list(running):
                     done[key] = self.executor.result(running[key])
