@@ -52,7 +52,7 @@ def write_log(path: Path, rows: int) -> None:
 
 
 def import_log(home: Path, log: Path, rows: int) -> None:
-    from evorank.model.log import Categorical, LogSpec, Numeric
+    from evorank.model.logs.spec import Categorical, LogSpec, Numeric
     from evorank.surfaces.importers.common import finish
 
     finish(

@@ -3,7 +3,7 @@
     python benchmarks/real_logs.py --data ../shared/data --out docs/real_logs.json
 
 imports MovieLens-100K and the KuaiRand sample into a temporary home, runs `python cli.py run --steps 50` as a
-user would, and prints the table of docs/results.md. A run counts only if its test-period interval excludes zero.
+user would, and prints the table of docs/results.md. A run counts only if its interval excludes zero.
 """
 
 from __future__ import annotations

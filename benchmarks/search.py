@@ -34,10 +34,10 @@ from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import EvorankError, ToolError
 from evorank.model.functions import FUNCTIONS
 from evorank.model.system import Phi
-from evorank.personas.engineer import EmbeddedEngineer
-from evorank.personas.optimization import SCALES
+from evorank.personas.embedded.engineer import EmbeddedEngineer
+from evorank.personas.embedded.optimization import SCALES
+from evorank.personas.embedded.towers import ACTIVATIONS, Blueprint, draw
 from evorank.personas.persona import load_personas
-from evorank.personas.towers import ACTIVATIONS, Blueprint, draw
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
 from evorank.prompts.briefing import Briefing, Quota

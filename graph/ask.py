@@ -34,7 +34,7 @@ def chat_model(name: str | None, seed: int) -> BaseChatModel:
     that is missing.
     """
     if name is None:
-        from evorank.personas.engineer import EmbeddedEngineer
+        from evorank.personas.embedded.engineer import EmbeddedEngineer
 
         return EmbeddedEngineer(seed=seed)
     provider, _, model = name.partition(":")

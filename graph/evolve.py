@@ -26,7 +26,8 @@ from evorank.graph.journal import thread_id
 from evorank.graph.offline import best_attempt, builder
 from evorank.graph.state import Attempt
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
-from evorank.tools.compute_loss import Comparison, final_comparison
+from evorank.tools.comparison import Comparison
+from evorank.tools.compute_loss import final_comparison
 
 __all__ = ["Plan", "Summary", "evolve", "latest_run", "load_plan", "new_plan"]
 
@@ -139,14 +140,16 @@ def evolve(plan: Plan, context: Context, on_event: Callable[[Event], None] = lam
         # A run in the middle of a batch goes on there; one that stopped between batches is asked again, and
         # finds in the journal what is left.
         waiting = bool(graph.get_state(config).next)
+        given: Any = None if waiting else {"steps": plan.steps, "run": plan.run}
         for *_, event in graph.stream(
-            None if waiting else {"steps": plan.steps, "run": plan.run},
+            given,
             config,
             context=context,
             stream_mode=["custom"],
             subgraphs=True,
             durability="sync",
         ):
+            assert isinstance(event, dict)
             on_event(event)
         stopped = graph.get_state(config).values.get("stopped")
     attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)

@@ -24,9 +24,9 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from evorank.model import sources
 from evorank.model.errors import LogError, ToolError
-from evorank.model.log import LogSpec
+from evorank.model.logs import sources
+from evorank.model.logs.spec import LogSpec
 from evorank.model.system import Feature, Float32, Int32, LogSchema, Objective, Rows
 
 __all__ = ["ENCODER_VERSION", "PERIODS", "Dataset", "LogSpec", "Period"]

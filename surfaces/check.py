@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from evorank.model.data import PERIODS, Dataset
 from evorank.model.errors import LogError
-from evorank.model.sources import explained, find_files
+from evorank.model.logs.sources import explained, find_files
 from evorank.model.system import Float32
 from evorank.surfaces.describe import describe, sample_step, sampled
 from evorank.surfaces.surface import NorthStar, Surface

@@ -11,7 +11,7 @@ import duckdb
 import numpy.typing as npt
 
 from evorank.model.data import PERIODS, Dataset, Period
-from evorank.model.sources import identifier as q
+from evorank.model.logs.sources import identifier as q
 from evorank.model.system import Feature
 from evorank.surfaces.surface import Surface
 

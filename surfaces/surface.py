@@ -19,12 +19,12 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evorank.model import sources
 from evorank.model.conformance import load_system
 from evorank.model.data import Dataset
-from evorank.model.encode import Progress, encode
 from evorank.model.errors import ConfigurationError, LogError, RefusedDelta, ToolError
-from evorank.model.log import LogSpec
+from evorank.model.logs import sources
+from evorank.model.logs.encode import Progress, encode
+from evorank.model.logs.spec import LogSpec
 from evorank.model.schema import resolve
 from evorank.model.system import Phi, RankingSystem
 from evorank.surfaces.readable import to_toml

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evorank.model.errors import ConfigurationError, ToolError
-from evorank.model.sources import identifier
+from evorank.model.logs.sources import identifier
 
 if TYPE_CHECKING:
     from evorank.model.data import Dataset

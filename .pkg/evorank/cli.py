@@ -1,1 +1,516 @@
-../../cli.py
+"""The command line: parse, call, print. `--help` loads neither torch nor langgraph nor a chat model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evorank.graph.context import Context
+    from evorank.graph.evolve import Plan
+
+app = typer.Typer(
+    name="evorank",
+    help="A self-evolving recommendation system: agents propose changes to a ranking model, test them, "
+    "and keep what wins.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+journal_app = typer.Typer(help="What has been tried on this home, failures included.", no_args_is_help=True)
+surface_app = typer.Typer(
+    help="Places where recommendations are served: a log and what it means.", no_args_is_help=True
+)
+app.add_typer(journal_app, name="journal")
+app.add_typer(surface_app, name="surface")
+
+INTERRUPTED = 130
+
+
+class View(StrEnum):
+    auto = "auto"
+    live = "live"
+    lines = "lines"
+    none = "none"
+
+
+class Layout(StrEnum):
+    movielens = "movielens"
+    kuairand = "kuairand"
+    recbole = "recbole"
+
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of everything a run reads and writes. Default: .evorank, or EVORANK_HOME.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+SurfaceName = Annotated[str, typer.Argument(help="A surface's name; `surface list` shows them.")]
+
+
+def _console(*, error: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=error)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def _errors_are_one_line() -> Iterator[None]:
+    """The only place where an error becomes text and an exit code."""
+    from evorank.model.errors import EvorankError
+
+    try:
+        yield
+    except EvorankError as error:
+        _console(error=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        where = f" `{error.filename}`" if error.filename else ""
+        _console(error=True).print(
+            f"error:{where} {error.strerror or error}", style="red", markup=False, soft_wrap=True
+        )
+        raise typer.Exit(1) from error
+
+
+# ------------------------------------------------------------------------------------------------------ run
+
+
+@app.command()
+def run(
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="Candidates to try. Default: 50.", show_default=False),
+    ] = None,
+    surface: Annotated[
+        str | None, typer.Option(help="Surface to improve. Default: simulated.", show_default=False)
+    ] = None,
+    persona: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this persona: optimizer, architecture, reward; repeat for several."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Chat model as provider:model. Default: the embedded engineer, no key needed."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of proposals and trainings. Default: 0.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, max=32, help="Paired trainings per finalist. Default: 8.", show_default=False),
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Candidates in flight. Default: 4.", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Training processes. Default: the cores.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with this run; `latest` for the newest unfinished one.", show_default=False),
+    ] = None,
+    home: Home = None,
+    display: Annotated[View, typer.Option(help="What to show while it runs.")] = View.auto,
+    as_json: Json = False,
+) -> None:
+    """Try candidates on a surface and report the best on the test period.
+
+    Costs: CPU minutes (two cores, ML-100K: a few for 50 steps); a chat model's tokens only with --model.
+    Writes: everything under HOME (journal.sqlite, runs/, cache/, surfaces/).
+    """
+    with _errors_are_one_line():
+        from evorank.graph.context import close_sessions
+        from evorank.graph.evolve import evolve
+        from evorank.graph.settings import load_settings
+
+        flags = {
+            "surface": surface,
+            "personas": persona or None,
+            "model": model,
+            "seed": seed,
+            "seeds": seeds,
+            "parallel": parallel,
+            "workers": workers,
+            "home": str(home) if home else None,
+        }
+        settings = load_settings({name: value for name, value in flags.items() if value is not None})
+        plan, context = _plan(resume, steps, settings, flags)
+        console = _console(error=as_json)
+        from evorank.display import make_display, print_summary
+
+        kind = "json" if as_json else display.value
+        title = f"evorank {plan.run} on {context.surface}"
+        if not as_json:
+            console.print(_opening(plan, context), markup=False, highlight=False, soft_wrap=True)
+        view = make_display(kind, plan.steps, title, console)
+        try:
+            with _stops_on_interrupt(context, view.on_event):
+                summary = evolve(plan, context, view.on_event)
+        except KeyboardInterrupt:
+            view.close()
+            _console(error=True).print(
+                f"interrupted. Go on with: {_resume_command(plan, context)}", markup=False, soft_wrap=True
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            view.close()
+            close_sessions()
+        if as_json:
+            sys.stdout.write(json.dumps({"event": "summary"} | summary.model_dump(mode="json")) + "\n")
+        else:
+            print_summary(summary.model_dump(mode="json"), console)
+        if summary.stopped:
+            raise typer.Exit(INTERRUPTED if summary.stopped == "interrupted" else 3)
+
+
+def _plan(
+    resume: str | None, steps: int | None, settings: Any, flags: Mapping[str, Any]
+) -> tuple[Plan, Context]:
+    from evorank.graph.context import Context
+    from evorank.graph.evolve import latest_run, load_plan, new_plan
+    from evorank.model.errors import ConfigurationError
+
+    if resume is None:
+        context = Context(**settings.context())
+        return new_plan(context, steps or settings.steps), context
+    given = [f"--{name}" for name, value in flags.items() if value is not None and name != "home"]
+    if steps is not None:
+        given.append("--steps")
+    if given:
+        raise ConfigurationError(
+            f"`--resume` goes on with what the run was started with; leave out {', '.join(given)}."
+        )
+    home = Path(settings.home)
+    plan = load_plan(home, latest_run(home) if resume == "latest" else resume)
+    return plan, Context(**(plan.context | {"home": str(home)}))
+
+
+def _opening(plan: Plan, context: Context) -> str:
+    who = context.model or "the embedded engineer (a search algorithm, not an LLM)"
+    return (
+        f"run {plan.run}: {plan.steps} steps on surface {context.surface}, proposals by {who}, "
+        f"home {context.home}"
+    )
+
+
+def _resume_command(plan: Plan, context: Context) -> str:
+    return f"python cli.py run --resume {plan.run} --home {context.home}"
+
+
+@contextlib.contextmanager
+def _stops_on_interrupt(context: Context, on_event: Any) -> Iterator[None]:
+    """First Ctrl-C: the running steps finish, the rest is left for --resume. Second: stop now."""
+    from evorank.graph.context import open_session
+
+    session = open_session(context)
+
+    def stop(_signal: int, _frame: object) -> None:
+        if session.stop.is_set():
+            raise KeyboardInterrupt
+        session.request_stop("interrupted")
+        on_event({"event": "note", "text": "stopping after the running steps; Ctrl-C again to stop now"})
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -------------------------------------------------------------------------------------------------- journal
+
+
+def _home(home: Path | None) -> Path:
+    from evorank.graph.settings import load_settings
+
+    return Path(load_settings({"home": str(home)} if home else {}).home)
+
+
+@contextlib.contextmanager
+def _journal(home: Path | None) -> Iterator[Any]:
+    with _errors_are_one_line():
+        from evorank.graph.journal import Journal
+
+        journal = Journal.open(_home(home), create=False)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+@journal_app.command("list")
+def journal_list(
+    surface: Annotated[str | None, typer.Option(help="Only this surface.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
+    persona: Annotated[str | None, typer.Option(help="Only this persona.")] = None,
+    outcome: Annotated[
+        str | None, typer.Option(help="Only this outcome: better, cheaper, equal, worse ...")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Newest so many.")] = 50,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show attempts, oldest first. Reads only."""
+    with _journal(home) as journal:
+        found = [
+            attempt
+            for attempt in journal.attempts(surface=surface, run=run)
+            if (persona is None or attempt.persona == persona)
+            and (outcome is None or attempt.outcome == outcome)
+        ]
+        shown = found[-limit:]
+        if as_json:
+            _print_json([attempt.model_dump(mode="json") for attempt in shown])
+            return
+        from evorank.display import attempts_table
+
+        console = _console()
+        rows = [attempt.model_dump() | {"step": f"{attempt.id[:8]} {attempt.step}"} for attempt in shown]
+        console.print(attempts_table(rows))
+        if len(shown) < len(found):
+            console.print(f"{len(found) - len(shown)} older ones: --limit {len(found)}", style="dim")
+
+
+def _find(journal: Any, prefix: str) -> Any:
+    from evorank.model.errors import ConfigurationError
+
+    found = [attempt for attempt in journal.attempts() if attempt.id.startswith(prefix)]
+    if len(found) != 1:
+        what = "no attempt" if not found else f"{len(found)} attempts"
+        raise ConfigurationError(
+            f"`{prefix}` names {what}. `journal list` shows ids; give enough of one to be unique."
+        )
+    return found[0]
+
+
+@journal_app.command("show")
+def journal_show(
+    attempt: Annotated[str, typer.Argument(help="An attempt's id, or its beginning.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show one attempt whole: hypothesis, delta, verdict, metrics of both arms, findings. Reads only."""
+    with _journal(home) as journal:
+        found = _find(journal, attempt)
+        if as_json:
+            _print_json(found.model_dump(mode="json"))
+            return
+        from evorank.display import print_attempt
+
+        print_attempt(found.model_dump(mode="json"), _console())
+
+
+@journal_app.command("diff")
+def journal_diff(
+    first: Annotated[str, typer.Argument(help="An attempt's id, or `production`.")],
+    second: Annotated[str, typer.Argument(help="An attempt's id.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between the configurations of two attempts, as a JSON Patch. Reads only."""
+    with _journal(home) as journal:
+        from evorank.model.delta import apply_delta, diff
+        from evorank.model.errors import ConfigurationError
+
+        two = _find(journal, second)
+        one = two if first == "production" else _find(journal, first)
+        for attempt in (one, two):
+            if attempt.phi is None:
+                raise ConfigurationError(
+                    f"attempt {attempt.id[:8]} was {attempt.outcome}: it has no configuration to compare."
+                )
+        before = one.phi
+        if first == "production":
+            from evorank.surfaces.surface import open_surface
+
+            before = open_surface(_home(home), two.surface).production()
+        patch = diff(before, two.phi)
+        assert apply_delta(before, patch) == two.phi
+        if as_json:
+            _print_json(patch)
+        for operation in [] if as_json else patch:
+            _console().print(json.dumps(operation), markup=False, soft_wrap=True)
+
+
+@journal_app.command("export")
+def journal_export(
+    out: Annotated[Path, typer.Argument(help="File to write; its ending chooses jsonl, csv or parquet.")],
+    surface: Annotated[str | None, typer.Option(help="Only this surface.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
+    home: Home = None,
+) -> None:
+    """Write attempts to a file, one row each. Never overwrites."""
+    with _journal(home) as journal:
+        from evorank.graph.export import export
+
+        count = export(journal.attempts(surface=surface, run=run), out)
+        _console().print(f"{count} attempts in {out}")
+
+
+# -------------------------------------------------------------------------------------------------- surface
+
+
+@surface_app.command("import")
+def surface_import(
+    layout: Annotated[Layout, typer.Argument(help="The official layout of the files.")],
+    path: Annotated[Path, typer.Argument(help="Folder (or file) with the log.")],
+    name: Annotated[str | None, typer.Option(help="Name of the surface. Default: the folder's.")] = None,
+    system: Annotated[str | None, typer.Option(help="Your own RankingSystem as module:Class.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Describe a log in HOME/surfaces/NAME/surface.toml and encode it. The log itself is only read."""
+    with _errors_are_one_line():
+        from evorank.surfaces.importers import import_log
+
+        console = _console(error=as_json)
+        with console.status("importing") as status:
+            surface = import_log(layout.value, path, name, _home(home), system=system)
+            dataset = surface.dataset(lambda what, share: status.update(f"{what} {share:.0%}"))
+        rows = {period: bounds.stop - bounds.start for period, bounds in dataset.bounds.items()}
+        if as_json:
+            _print_json(
+                {
+                    "surface": surface.name,
+                    "directory": str(surface.directory),
+                    "rows": rows,
+                    "key": dataset.key,
+                }
+            )
+            return
+        console.print(
+            f"surface {surface.name}: {rows['train']} training, {rows['validation']} validation, "
+            f"{rows['test']} test rows\n"
+            f"  {surface.directory / 'surface.toml'} says what the columns mean: look at it, change it\n"
+            f"  next: python cli.py surface check {surface.name}\n"
+            f"        python cli.py run --surface {surface.name}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@surface_app.command("list")
+def surface_list(home: Home = None, as_json: Json = False) -> None:
+    """List the surfaces of this home."""
+    with _errors_are_one_line():
+        from evorank.surfaces.surface import list_surfaces
+
+        names = list_surfaces(_home(home))
+        if as_json:
+            _print_json(names)
+        for name in [] if as_json else names:
+            _console().print(name)
+
+
+@surface_app.command("describe")
+def surface_describe(name: SurfaceName, home: Home = None, as_json: Json = False) -> None:
+    """Say what a surface is: its log, features, signals, split, north star, production Φ."""
+    with _errors_are_one_line():
+        from evorank.display import print_facts
+        from evorank.surfaces.check import describe
+        from evorank.surfaces.surface import open_surface
+
+        facts = describe(open_surface(_home(home), name))
+        if as_json:
+            _print_json(facts)
+            return
+        print_facts(facts, _console())
+
+
+@surface_app.command("check")
+def surface_check(name: SurfaceName, home: Home = None, as_json: Json = False) -> None:
+    """Look for leakage and nonsense in a surface's log. Exit code 1 if something must be mended."""
+    with _errors_are_one_line():
+        from evorank.display import print_facts
+        from evorank.surfaces.check import check
+        from evorank.surfaces.surface import open_surface
+
+        report = check(open_surface(_home(home), name))
+        if as_json:
+            _print_json(report.as_dict())
+        else:
+            console = _console()
+            print_facts(report.facts, console)
+            for warning in report.warnings:
+                console.print(
+                    f"\n{warning.severity} {warning.code}",
+                    style="bold red" if warning.severity == "error" else "bold yellow",
+                )
+                console.print(f"  {warning}", markup=False, highlight=False)
+            if not report.warnings:
+                console.print("\nno warnings", style="green")
+        if any(warning.severity == "error" for warning in report.warnings):
+            raise typer.Exit(1)
+
+
+# --------------------------------------------------------------------------------------------------- doctor
+
+
+@app.command()
+def doctor(
+    system: Annotated[str | None, typer.Option(help="Check your own RankingSystem, module:Class.")] = None,
+    surface: Annotated[
+        str | None, typer.Option(help="Surface that would run. Default: simulated.", show_default=False)
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is installed, which model and surface a run would use; or check a ranking system of your own.
+
+    Writes nothing. Exit code 1 when something would keep a run from working.
+    """
+    with _errors_are_one_line():
+        from evorank.model.errors import EvorankError
+
+        results: list[dict[str, Any]]
+        if system:
+            from evorank.model.conformance import conformance, load_system
+
+            results = [
+                {"name": check.name, "passed": check.passed, "message": check.message}
+                for check in conformance(load_system(system))
+            ]
+        else:
+            from evorank.graph.settings import health, load_settings
+
+            flags = {"surface": surface, "home": str(home) if home else None}
+            try:
+                results = health(load_settings({k: v for k, v in flags.items() if v}))
+            except EvorankError as error:
+                results = [{"name": "settings", "passed": False, "message": str(error)}]
+        if as_json:
+            _print_json(results)
+        else:
+            console = _console()
+            for result in results:
+                mark = ("ok  ", "green") if result["passed"] else ("MEND", "bold red")
+                console.print(mark[0], style=mark[1], end=" ")
+                console.print(
+                    f"{result['name']}: {result['message']}", markup=False, highlight=False, soft_wrap=True
+                )
+        if not all(result["passed"] for result in results):
+            raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,1 +1,329 @@
-../../display.py
+"""What a person sees of a run: a live view on a terminal, one line per step otherwise, JSON for machines.
+
+Only events and records of the graphs are shown, nothing is computed here; so a view may be closed, or be
+missing, without changing the run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "Display",
+    "attempts_table",
+    "make_display",
+    "print_attempt",
+    "print_facts",
+    "print_summary",
+    "show_changes",
+    "show_difference",
+]
+
+COLOURS = {
+    "better": "bold green",
+    "cheaper": "green",
+    "equal": "default",
+    "inconclusive": "yellow",
+    "worse": "red",
+    "refused": "magenta",
+    "failed": "bold red",
+    "duplicate": "dim",
+}
+Event = Mapping[str, Any]
+
+
+def show_changes(changes: Sequence[Mapping[str, Any]], limit: int = 60) -> str:
+    """A patch in a few words: `optimizer.name=RMSprop, optimizer.args.lr=0.001`."""
+    parts = []
+    for change in changes:
+        path = str(change.get("path", "")).strip("/").replace("~1", "/").replace("~0", "~").replace("/", ".")
+        if change.get("op") == "remove":
+            parts.append(f"-{path}")
+        elif change.get("op") in {"move", "copy"}:
+            parts.append(f"{path}<-{str(change.get('from', '')).strip('/').replace('/', '.')}")
+        else:
+            value = change.get("value")
+            parts.append(f"{path}={value if isinstance(value, str) else json.dumps(value)}")
+    text = ", ".join(parts)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def show_difference(comparison: Mapping[str, Any] | None) -> str:
+    """`-0.0123 [-0.0150, -0.0098]`: candidate minus production with its 95% interval."""
+    if not comparison:
+        return "-"
+    return f"{comparison['difference']:+.4f} [{comparison['low']:+.4f}, {comparison['high']:+.4f}]"
+
+
+def attempts_table(attempts: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """The journal as a person reads it: one row per attempt, only what differs from production."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, style in (("step", "dim"), ("persona", ""), ("category", "dim")):
+        table.add_column(name, style=style, no_wrap=True)
+    table.add_column("change against production", overflow="fold", max_width=60)
+    table.add_column("difference [95%]", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("seconds", justify="right", style="dim", no_wrap=True)
+    for attempt in attempts:
+        outcome = str(attempt["outcome"])
+        table.add_row(
+            str(attempt["step"]),
+            str(attempt["persona"]),
+            str(attempt.get("category") or "-"),
+            escape(show_changes(attempt.get("changes") or attempt.get("patch") or [], 160) or "-"),
+            show_difference(attempt.get("comparison")),
+            Text(outcome, style=COLOURS.get(outcome, "")),
+            f"{attempt.get('seconds', 0.0):.1f}",
+        )
+    return table
+
+
+class Display(Protocol):
+    """Shows events as they come. `close` always runs, also after an error."""
+
+    def on_event(self, event: Event) -> None: ...
+    def close(self) -> None: ...
+
+
+def make_display(kind: str, steps: int, title: str, console: Console) -> Display:
+    """kind: auto (live on a terminal, lines elsewhere), live, lines, json, none."""
+    if kind == "auto":
+        kind = "live" if console.is_terminal else "lines"
+    if kind == "live":
+        return LiveDisplay(steps, title, console)
+    if kind == "json":
+        return JsonDisplay()
+    return LinesDisplay(steps, console) if kind == "lines" else NoDisplay()
+
+
+class NoDisplay:
+    def on_event(self, event: Event) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonDisplay:
+    """One JSON object per finished attempt, on standard output."""
+
+    def on_event(self, event: Event) -> None:
+        if event.get("event") == "attempt":
+            sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
+            sys.stdout.flush()
+
+    def close(self) -> None: ...
+
+
+class _Best:
+    """The best improvement so far, in the words of the journal."""
+
+    def __init__(self) -> None:
+        self.attempt: Mapping[str, Any] | None = None
+
+    def see(self, attempt: Mapping[str, Any]) -> None:
+        if attempt["outcome"] == "better" and attempt["comparison"]["metric"] != "alignment":
+            best = self.attempt
+            if best is None or attempt["comparison"]["difference"] < best["comparison"]["difference"]:
+                self.attempt = attempt
+
+    def __str__(self) -> str:
+        return f"{self.attempt['comparison']['difference']:+.4f}" if self.attempt else "none yet"
+
+
+class LinesDisplay:
+    """One line per finished step: for logs, pipes and CI."""
+
+    def __init__(self, steps: int, console: Console) -> None:
+        self.steps, self.console, self.best = steps, console, _Best()
+
+    def on_event(self, event: Event) -> None:
+        if event.get("event") != "attempt":
+            return
+        attempt = event
+        self.best.see(attempt)
+        what = show_changes(attempt.get("changes") or attempt.get("patch") or [], 70)
+        why = "" if attempt.get("comparison") else f"  ({attempt['reason'][:100]})"
+        self.console.print(
+            f"{attempt['step'] + 1:>3}/{self.steps} {attempt['persona']:<12} "
+            f"{attempt.get('category') or '-':<8} {attempt['outcome']:<12} "
+            f"{show_difference(attempt.get('comparison')):<29} {attempt['seconds']:5.1f}s  "
+            f"best {self.best}  {what}{why}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def close(self) -> None: ...
+
+
+class LiveDisplay:
+    """What runs now, the last results, the best so far; redrawn four times a second."""
+
+    def __init__(self, steps: int, title: str, console: Console) -> None:
+        self.steps, self.title, self.console = steps, title, console
+        self.running: dict[int, dict[str, Any]] = {}
+        self.finished: list[Mapping[str, Any]] = []
+        self.best = _Best()
+        self.started = time.monotonic()
+        self.note = ""
+        self.live = Live(self, console=console, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def on_event(self, event: Event) -> None:
+        kind, step = event.get("event"), event.get("step")
+        if kind == "attempt":
+            attempt = event
+            self.running.pop(attempt["step"], None)
+            self.finished.append(attempt)
+            self.best.see(attempt)
+        elif kind == "note":
+            self.note = str(event.get("text", ""))
+        elif isinstance(step, int):
+            row = self.running.setdefault(step, {"since": time.monotonic(), "text": ""})
+            row.update({key: value for key, value in event.items() if key != "event" and value is not None})
+
+    def __rich__(self) -> Group:
+        done, elapsed = len(self.finished), time.monotonic() - self.started
+        head = Text.assemble(
+            (self.title, "bold"),
+            f"   {done}/{self.steps} steps   {elapsed:.0f} s   best ",
+            (str(self.best), "bold green" if self.best.attempt else "dim"),
+            ("   Ctrl-C stops after the running steps" if self.running else "", "dim"),
+        )
+        now = Table(box=None, pad_edge=False, show_header=bool(self.running))
+        for name in ("step", "persona", "node", "what", "since"):
+            now.add_column(name, no_wrap=name != "what", overflow="ellipsis")
+        for step, row in sorted(self.running.items()):
+            now.add_row(
+                str(step),
+                str(row.get("persona", "")),
+                str(row.get("node", "")),
+                Text(str(row.get("text", ""))[:110], style="italic"),
+                f"{time.monotonic() - row['since']:.0f} s",
+            )
+        recent = attempts_table(self.finished[-max(4, self.console.size.height - 14) :])
+        return Group(head, Text(self.note, style="dim"), now, Text(), recent)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """Plain text: what came from logs and models is never read as markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def print_attempt(attempt: Mapping[str, Any], console: Console) -> None:
+    """One attempt whole: hypothesis, verdict, delta, metrics of both arms, findings, what SQL found."""
+    _say(console, f"{attempt['id']}  step {attempt['step']} of run {attempt['run']} on {attempt['surface']}")
+    _say(
+        console, f"{attempt['persona']}, {attempt['category'] or 'no category'}, by {attempt['model']}", "dim"
+    )
+    _say(console, f"\n{attempt['hypothesis']}\n", "italic")
+    _say(console, f"{attempt['outcome']}: {attempt['reason']}", COLOURS.get(attempt["outcome"], ""))
+    for finding in attempt["findings"]:
+        _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}")
+    _say(console, f"\ndelta against {attempt['base'][:12] or 'production'} ({attempt['repairs']} repairs):")
+    for operation in attempt["patch"]:
+        _say(console, f"  {json.dumps(operation)}")
+    both = attempt["comparison"]
+    if both:
+        table = Table(
+            title=f"\n{both['metric']} {show_difference(both)}, {len(both['seeds'])} seeds, "
+            f"{both['rows']} rows",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+        )
+        table.add_column("")
+        for name in ("production", "candidate"):
+            table.add_column(name, justify="right")
+        for name, value in both["production"].items():
+            if value is not None or both["candidate"][name] is not None:
+                table.add_row(name, _show_number(value), _show_number(both["candidate"][name]))
+        console.print(table)
+    for insight in attempt["insights"]:
+        _say(console, f"\n{insight['query']}\n{insight.get('table') or insight.get('error')}")
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """The end of a run: outcomes per persona, the best candidate, its test period, where everything lies."""
+    table = Table(title="\nAttempts", title_justify="left", box=None, pad_edge=False)
+    outcomes = [outcome for outcome in COLOURS if outcome in summary["outcomes"]]
+    table.add_column("persona")
+    for outcome in outcomes:
+        table.add_column(outcome, justify="right", style=COLOURS[outcome])
+    for persona, counts in sorted(summary["personas"].items()):
+        table.add_row(persona, *(str(counts.get(outcome, 0)) for outcome in outcomes))
+    console.print(table)
+    for persona, why in summary["switched_off"].items():
+        _say(console, f"{persona} is switched off: {why}", "dim")
+    best, test = summary["best"], summary["test"]
+    if best:
+        _say(console, "\nBest on the proxy (validation period)", "italic")
+        _say(console, f"  {best['comparison']['metric']} {show_difference(best['comparison'])}", "bold green")
+        _say(console, f"  {show_changes(best['changes'], 2000)}")
+        _say(console, f"  {best['hypothesis']}", "dim")
+    if test:
+        before, after = test["production"], test["candidate"]
+        _say(
+            console,
+            f"\nTest period, never seen by the loop: {test['rows']} rows, {len(test['seeds'])} seeds",
+            "italic",
+        )
+        _say(
+            console,
+            f"  {test['metric']} {before['loss']:.4f} -> {after['loss']:.4f}, difference "
+            f"{show_difference(test)}: {test['verdict']}",
+            COLOURS.get(test["verdict"], ""),
+        )
+        _say(
+            console,
+            f"  AUC {before['auc']:.4f} -> {after['auc']:.4f}, training CPU seconds "
+            f"{before['train_cpu_seconds']:.2f} -> {after['train_cpu_seconds']:.2f}, parameters "
+            f"{before['parameters']:,} -> {after['parameters']:,}",
+        )
+    if summary["note"]:
+        _say(console, f"\n{summary['note']}")
+    _say(
+        console,
+        f"\n{summary['finished']}/{summary['steps']} steps in {summary['seconds']:.0f} s "
+        f"(training {summary['training_cpu_seconds']:.0f} CPU-s, report {summary['report_seconds']:.0f} s)",
+    )
+    for name, path in summary["files"].items():
+        _say(console, f"  {name:<8} {path}")
+    _say(console, f"  look at it: python cli.py journal list --run {summary['run']}")
+    if summary["resume"]:
+        _say(console, f"\n{summary['stopped']}. Go on with: {summary['resume']}", "bold")
+
+
+def print_facts(facts: Mapping[str, Any], console: Console) -> None:
+    """Named facts: lists of rows as tables, mappings as lines."""
+    for title, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
+            for column in value[0]:
+                table.add_column(str(column))
+            for row in value:
+                table.add_row(*(escape(_show_number(cell)) for cell in row.values()))
+            console.print(table)
+        elif isinstance(value, Mapping):
+            _say(console, f"\n{title}", "italic")
+            for key, inner in value.items():
+                _say(console, f"  {key}: {inner}")
+        else:
+            _say(console, f"{title}: {value}")

@@ -9,9 +9,9 @@ import numpy as np
 
 from evorank.model.config import default_phi
 from evorank.model.data import Dataset
-from evorank.model.encode import Progress
 from evorank.model.errors import ConfigurationError, LogError
-from evorank.model.log import LogSpec
+from evorank.model.logs.encode import Progress
+from evorank.model.logs.spec import LogSpec
 from evorank.surfaces.surface import (
     Guardrail,
     NorthStar,

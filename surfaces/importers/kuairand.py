@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from evorank.model import sources
-from evorank.model.encode import Progress
 from evorank.model.errors import LogError
-from evorank.model.log import Categorical, FeatureSpec, History, LogSpec, Numeric, SideTable, Tokens
+from evorank.model.logs import sources
+from evorank.model.logs.encode import Progress
+from evorank.model.logs.spec import Categorical, FeatureSpec, History, LogSpec, Numeric, SideTable, Tokens
 from evorank.surfaces.importers.common import find, finish, folder
 from evorank.surfaces.surface import Surface
 

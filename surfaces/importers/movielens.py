@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evorank.model.encode import Progress
 from evorank.model.errors import LogError
-from evorank.model.log import Categorical, FeatureSpec, History, LogSpec, SideTable, Tokens
+from evorank.model.logs.encode import Progress
+from evorank.model.logs.spec import Categorical, FeatureSpec, History, LogSpec, SideTable, Tokens
 from evorank.surfaces.importers.common import finish, folder
 from evorank.surfaces.surface import Surface
 

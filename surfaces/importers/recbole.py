@@ -12,11 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evorank.model import sources
-from evorank.model.encode import Progress
 from evorank.model.errors import LogError
-from evorank.model.log import Categorical, FeatureSpec, History, LogSpec, Numeric, SideTable, Source, Tokens
-from evorank.model.sources import identifier
+from evorank.model.logs import sources
+from evorank.model.logs.encode import Progress
+from evorank.model.logs.sources import identifier
+from evorank.model.logs.spec import (
+    Categorical,
+    FeatureSpec,
+    History,
+    LogSpec,
+    Numeric,
+    SideTable,
+    Source,
+    Tokens,
+)
 from evorank.surfaces.importers.common import finish, folder
 from evorank.surfaces.surface import Surface
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evorank.model import sources
 from evorank.model.config import default_phi
-from evorank.model.log import Categorical, History, LogSpec, Numeric
+from evorank.model.logs import sources
+from evorank.model.logs.spec import Categorical, History, LogSpec, Numeric
 from evorank.surfaces.importers.common import active_days, batch_size
 from evorank.surfaces.surface import Guardrail, Surface, SurfaceSpec, save_surface
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evorank.model import sources
+from evorank.model.logs import sources
 from evorank.surfaces.importers.common import active_days
 from evorank.surfaces.simulated.generate import generate, simulated_spec
 from evorank.surfaces.surface import Surface, save_surface

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from evorank.model.conformance import PROMISES, conformance, load_system
+from evorank.model.conformance.planted import EXAMPLE_LOG, constant_loss, loss_of, planted
 from evorank.model.errors import ConfigurationError, ToolError
-from evorank.model.planted import EXAMPLE_LOG, constant_loss, loss_of, planted
 from evorank.model.schema import defects, slips, violations
 from evorank.model.system import Feature, LogSchema, Objective, RankingSystem
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evorank.model.data import PERIODS, Dataset
-from evorank.model.encode import encode
 from evorank.model.errors import LogError, RefusedDelta, ToolError
-from evorank.model.log import Categorical, History, LogSpec, Numeric, SideTable, Split, Tokens
-from evorank.model.past import last_codes, write_history
+from evorank.model.logs.encode import encode
+from evorank.model.logs.past import last_codes, write_history
+from evorank.model.logs.spec import Categorical, History, LogSpec, Numeric, SideTable, Split, Tokens
 from evorank.model.system import Objective
 
 DAY = 86_400
@@ -162,8 +162,8 @@ def test_histories_written_in_groups_of_users_are_the_same(tmp_path: Path, monke
         "codes": draw.integers(0, 9, 2000).astype(np.int32),
         "counts": draw.random(2000) < 0.5,
     }
-    monkeypatch.setattr("evorank.model.past._GROUP_ROWS", 300)
-    monkeypatch.setattr("evorank.model.past._SCAN_ROWS", 170)
+    monkeypatch.setattr("evorank.model.logs.past._GROUP_ROWS", 300)
+    monkeypatch.setattr("evorank.model.logs.past._SCAN_ROWS", 170)
     write_history(tmp_path / "h.npy", **columns, length=4)
     np.testing.assert_array_equal(np.load(tmp_path / "h.npy"), last_codes(*columns.values(), 4))
 
@@ -376,8 +376,8 @@ def test_a_killed_encoder_leaves_nothing_that_looks_whole(log: Path, tmp_path: P
     script = f"""
         import os, signal
         from pathlib import Path
-        from evorank.model.encode import encode
-        from evorank.model.log import LogSpec
+        from evorank.model.logs.encode import encode
+        from evorank.model.logs.spec import LogSpec
         def progress(what, share):
             if what == "encoding rows":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -400,9 +400,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(log: Pat
     script = f"""
         import resource
         from pathlib import Path
-        from evorank.model.encode import encode
+        from evorank.model.logs.encode import encode
         from evorank.model.errors import LogError
-        from evorank.model.log import LogSpec
+        from evorank.model.logs.spec import LogSpec
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         try:
             spec = LogSpec.model_validate_json({spec_of(log).model_dump_json()!r})

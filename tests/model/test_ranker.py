@@ -11,9 +11,9 @@ import pytest
 
 from evorank.model.config import default_phi
 from evorank.model.conformance import conformance
+from evorank.model.conformance.planted import EXAMPLE_LOG, loss_of, planted
 from evorank.model.delta import apply_delta
 from evorank.model.errors import ConfigurationError, RefusedDelta, ToolError
-from evorank.model.planted import EXAMPLE_LOG, loss_of, planted
 from evorank.model.ranker import NeuralRanker
 from evorank.model.system import LogSchema, RankingSystem
 
@@ -37,7 +37,7 @@ def test_the_ranker_keeps_every_promise_of_the_protocol():
 
 def test_a_ranker_is_held_without_importing_torch():
     code = (
-        "import sys; from evorank.model.planted import EXAMPLE_LOG\n"
+        "import sys; from evorank.model.conformance.planted import EXAMPLE_LOG\n"
         "from evorank.model.ranker import NeuralRanker\n"
         "ranker = NeuralRanker(EXAMPLE_LOG); ranker.schema(); ranker.cost(ranker.production())\n"
         "sys.exit('torch' in sys.modules)"

@@ -12,7 +12,7 @@ from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.functions import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
 from evorank.model.system import Feature, LogSchema
-from evorank.personas.engineer import EmbeddedEngineer
+from evorank.personas.embedded.engineer import EmbeddedEngineer
 from evorank.personas.persona import load_personas
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal

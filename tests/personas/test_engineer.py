@@ -12,7 +12,7 @@ from langchain_core.output_parsers import PydanticOutputParser
 
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import ChatModelError, Finding
-from evorank.personas.engineer import EmbeddedEngineer
+from evorank.personas.embedded.engineer import EmbeddedEngineer
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal, Review
 from evorank.tools.run_sql_query import QueryResult

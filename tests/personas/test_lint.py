@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evorank.personas.engineer import EmbeddedEngineer
+from evorank.personas.embedded.engineer import EmbeddedEngineer
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal, Review
 

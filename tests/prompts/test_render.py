@@ -10,8 +10,8 @@ import jinja2
 import pytest
 
 from evorank.model.errors import Finding
+from evorank.personas.embedded.reading import read
 from evorank.personas.persona import load_personas
-from evorank.personas.reading import read
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
 

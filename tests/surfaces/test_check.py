@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evorank.model.config import default_phi
-from evorank.model.log import Categorical, LogSpec, Numeric, Split
+from evorank.model.logs.spec import Categorical, LogSpec, Numeric, Split
 from evorank.surfaces.check import check, describe
 from evorank.surfaces.surface import NorthStar, Surface, SurfaceSpec, open_surface, save_surface
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evorank.model.errors import ConfigurationError, LogError
-from evorank.model.log import Categorical, LogSpec, Numeric
+from evorank.model.logs.spec import Categorical, LogSpec, Numeric
 from evorank.surfaces.simulated.generate import generate
 from evorank.surfaces.surface import (
     Guardrail,

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # workers import `linear_system`
 
 from small_world import SmallSurface, simulate
 
-from evorank.model.encode import encode
-from evorank.model.log import Categorical, LogSpec, Split
+from evorank.model.logs.encode import encode
+from evorank.model.logs.spec import Categorical, LogSpec, Split
 from evorank.tools.evaluator.executor import LocalPool
 from evorank.tools.workbench import Workbench
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evorank.model.elsewhere import predict_elsewhere
+from evorank.model.conformance.elsewhere import predict_elsewhere
+from evorank.model.conformance.planted import constant_loss, loss_of
+from evorank.model.conformance.promises import Broken, Subject, told
 from evorank.model.errors import ToolError
-from evorank.model.planted import constant_loss, loss_of
-from evorank.model.promises import Broken, Subject, told
 from evorank.model.system import Float32, Phi, RankingSystem, Rows, Weights
 
 __all__ = [

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evorank.model.system import LogSchema, Phi
-from evorank.personas.knobs import Knob, get, put
-from evorank.personas.reading import Reading
+from evorank.personas.embedded.knobs import Knob, get, put
+from evorank.personas.embedded.reading import Reading
 
 __all__ = ["Blueprint", "architecture_knobs", "draw", "dropout_rates", "recognise"]
 

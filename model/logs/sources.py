@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from evorank.model.errors import LogError
-from evorank.model.log import Source
+from evorank.model.logs.spec import Source
 
 __all__ = ["connect", "content_hashes", "explained", "find_files", "identifier", "literal", "relation"]
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from evorank.model.errors import ChatModelError
 from evorank.model.system import Phi
-from evorank.personas.knobs import Knob
-from evorank.personas.playbook import knobs_for, recipes_for
-from evorank.personas.reading import Reading, Tried
-from evorank.personas.surrogate import Surrogate
+from evorank.personas.embedded.knobs import Knob
+from evorank.personas.embedded.playbook import knobs_for, recipes_for
+from evorank.personas.embedded.reading import Reading, Tried
+from evorank.personas.embedded.surrogate import Surrogate
 
 __all__ = ["Move", "Search"]
 

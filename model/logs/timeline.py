@@ -9,11 +9,11 @@ from typing import Any
 
 import duckdb
 
-from evorank.model import sources
 from evorank.model.errors import LogError
-from evorank.model.log import History, LogSpec
-from evorank.model.sources import explained, literal, unknown_column
-from evorank.model.sources import identifier as q
+from evorank.model.logs import sources
+from evorank.model.logs.sources import explained, literal, unknown_column
+from evorank.model.logs.sources import identifier as q
+from evorank.model.logs.spec import History, LogSpec
 
 __all__ = ["SortedLog", "sorted_log"]
 

@@ -8,8 +8,8 @@ import duckdb
 import numpy as np
 
 from evorank.model.errors import LogError
-from evorank.model.log import LogSpec
-from evorank.model.sources import explained, literal
+from evorank.model.logs.sources import explained, literal
+from evorank.model.logs.spec import LogSpec
 
 __all__ = ["period_starts"]
 

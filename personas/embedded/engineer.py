@@ -24,11 +24,11 @@ from pydantic import BaseModel
 
 from evorank.model.errors import ChatModelError
 from evorank.model.system import Phi
-from evorank.personas.knobs import changes, get, put
-from evorank.personas.lint import lint
-from evorank.personas.reading import Reading, read
-from evorank.personas.rewards import rates_query
-from evorank.personas.search import Move, Search
+from evorank.personas.embedded.knobs import changes, get, put
+from evorank.personas.embedded.lint import lint
+from evorank.personas.embedded.reading import Reading, read
+from evorank.personas.embedded.rewards import rates_query
+from evorank.personas.embedded.search import Move, Search
 
 __all__ = ["EmbeddedEngineer"]
 

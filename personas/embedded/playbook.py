@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from evorank.model.system import Phi
-from evorank.personas.knobs import Knob, generic_knobs, get
-from evorank.personas.optimization import optimizer_knobs
-from evorank.personas.reading import Reading
-from evorank.personas.rewards import reward_knobs
-from evorank.personas.towers import architecture_knobs
+from evorank.personas.embedded.knobs import Knob, generic_knobs, get
+from evorank.personas.embedded.optimization import optimizer_knobs
+from evorank.personas.embedded.reading import Reading
+from evorank.personas.embedded.rewards import reward_knobs
+from evorank.personas.embedded.towers import architecture_knobs
 
 __all__ = ["builtin", "knobs_for", "recipes_for"]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from evorank.model.system import Phi
-from evorank.personas.knobs import Knob
+from evorank.personas.embedded.knobs import Knob
 
 __all__ = ["Surrogate"]
 

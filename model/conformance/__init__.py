@@ -12,9 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from evorank.model.errors import ConfigurationError
-from evorank.model.planted import EXAMPLE_LOG
-from evorank.model.promises import (
+from evorank.model.conformance.planted import EXAMPLE_LOG
+from evorank.model.conformance.promises import (
     Broken,
     Promise,
     Subject,
@@ -28,7 +27,7 @@ from evorank.model.promises import (
     schema,
     told,
 )
-from evorank.model.promises_of_training import (
+from evorank.model.conformance.promises_of_training import (
     crosses_processes,
     fit_is_deterministic,
     fit_leaves_the_data_alone,
@@ -41,6 +40,7 @@ from evorank.model.promises_of_training import (
     predictions_are_sound,
     weights_are_plain_arrays,
 )
+from evorank.model.errors import ConfigurationError
 from evorank.model.system import LogSchema, RankingSystem
 
 __all__ = ["PROMISES", "CheckResult", "conformance", "load_system"]

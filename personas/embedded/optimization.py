@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from evorank.model.system import Phi
-from evorank.personas.knobs import Knob, get, put
-from evorank.personas.reading import Reading
+from evorank.personas.embedded.knobs import Knob, get, put
+from evorank.personas.embedded.reading import Reading
 
 __all__ = ["SCALES", "optimizer_knobs"]
 

@@ -20,15 +20,15 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from evorank.model import sources
 from evorank.model.data import ENCODER_VERSION, PERIODS, Dataset
 from evorank.model.errors import LogError
-from evorank.model.log import Categorical, History, LogSpec, Numeric, Tokens
-from evorank.model.past import write_history
-from evorank.model.periods import period_starts
-from evorank.model.sources import identifier as q
-from evorank.model.sources import literal
-from evorank.model.timeline import sorted_log
+from evorank.model.logs import sources
+from evorank.model.logs.past import write_history
+from evorank.model.logs.periods import period_starts
+from evorank.model.logs.sources import identifier as q
+from evorank.model.logs.sources import literal
+from evorank.model.logs.spec import Categorical, History, LogSpec, Numeric, Tokens
+from evorank.model.logs.timeline import sorted_log
 
 __all__ = ["Progress", "dataset_key", "encode"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, get_args
 
+from evorank.model.conformance.planted import planted
 from evorank.model.errors import Finding
-from evorank.model.planted import planted
 from evorank.model.schema import defects, lookup, slips, violations, without_nulls
 from evorank.model.sql import check_objective
 from evorank.model.system import Cost, Float32, LogSchema, Loss, Objective, Phi, RankingSystem, Rows

@@ -10,12 +10,12 @@ from typing import Any
 import jsonpatch
 
 from evorank.model.system import Phi
-from evorank.personas.knobs import get, same
-from evorank.personas.optimization import SCALES
-from evorank.personas.playbook import builtin
-from evorank.personas.reading import Reading
-from evorank.personas.rewards import NEGATIVE, OUTCOME, label_of
-from evorank.personas.towers import dropout_rates
+from evorank.personas.embedded.knobs import get, same
+from evorank.personas.embedded.optimization import SCALES
+from evorank.personas.embedded.playbook import builtin
+from evorank.personas.embedded.reading import Reading
+from evorank.personas.embedded.rewards import NEGATIVE, OUTCOME, label_of
+from evorank.personas.embedded.towers import dropout_rates
 
 __all__ = ["lint"]
 

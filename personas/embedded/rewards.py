@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evorank.model.system import Phi
-from evorank.personas.knobs import Knob, get
-from evorank.personas.reading import Reading
+from evorank.personas.embedded.knobs import Knob, get
+from evorank.personas.embedded.reading import Reading
 
 __all__ = ["Mix", "Signals", "compose", "rates", "rates_query", "reward_knobs", "signals"]
 
