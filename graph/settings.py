@@ -126,7 +126,8 @@ def _surface(settings: Settings) -> str:
     from evorank.surfaces.surface import list_surfaces, open_surface
 
     known = list_surfaces(Path(settings.home))
-    if settings.surface == "simulated" and "simulated" not in known:
+    made = (Path(settings.home) / "surfaces" / settings.surface / "surface.toml").exists()
+    if settings.surface == "simulated" and not made:
         return "simulated: a small generated log, made by the first run"
     rows = open_surface(Path(settings.home), settings.surface).dataset().bounds
     counts = ", ".join(f"{bounds.stop - bounds.start:,} {period}" for period, bounds in rows.items())

@@ -59,11 +59,18 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
     require_affordable(ours, bench)
     tell("measuring alignment")
-    aligned = align([each.predictions for each in evaluations], found, bench.dataset.bounds["validation"])
+    rows = bench.dataset.bounds["validation"]
+    aligned = align([each.predictions for each in evaluations], found, rows, draws=0)
     # A constant prediction rates no item above another: it is aligned with nothing.
-    estimates, draws = np.nan_to_num(aligned.estimate), np.nan_to_num(aligned.draws)
+    estimates = np.nan_to_num(aligned.estimate)
     per_seed = estimates[: len(seeds)] - estimates[len(seeds) :]
-    resampled = (draws[:, : len(seeds)] - draws[:, len(seeds) :]).mean(axis=1)
+    # How much other users would change the difference is resampled on the mean prediction of each arm: the
+    # same spread as that of the mean over the seeds (tested), at a fraction of the arithmetic.
+    pooled = align(
+        [np.mean([each.predictions for each in arm], axis=0) for arm in (ours, theirs)], found, rows
+    )
+    draws = np.nan_to_num(pooled.draws)
+    resampled = draws[:, 0] - draws[:, 1]
     interval = combine(
         float(per_seed.mean()),
         (float(resampled.std(ddof=1)), float(aligned.users - 1)),

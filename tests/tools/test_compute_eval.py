@@ -130,3 +130,16 @@ def test_the_interval_of_a_difference_covers_the_truth_and_an_effect_is_found():
         detected.append(effect > 1.96 * effect_draws.std(ddof=1))
     assert np.mean(covered) >= 0.85
     assert np.mean(detected) >= 0.9
+
+
+def test_the_mean_prediction_varies_over_users_as_the_mean_over_the_seeds_does():
+    rng = np.random.default_rng(3)
+    found, quality, _, _ = world(rng, users=600, effect=1.2)
+    rows = slice(0, len(found.user))
+    ours = [quality[found.item] + rng.normal(0, 0.5, len(found.user)) for _ in range(4)]
+    theirs = [0.3 * quality[found.item] + rng.normal(0, 0.5, len(found.user)) for _ in range(4)]
+    single = align([*ours, *theirs], found, rows, draws=200).draws
+    pooled = align([np.mean(ours, axis=0), np.mean(theirs, axis=0)], found, rows, draws=200).draws
+    by_seed = (single[:, :4] - single[:, 4:]).mean(axis=1)
+    spread = (pooled[:, 0] - pooled[:, 1]).std(ddof=1)
+    assert spread == pytest.approx(by_seed.std(ddof=1), rel=0.25)

@@ -16,7 +16,7 @@ def test_a_candidate_that_learns_more_is_better_and_says_so_in_numbers(bench):
     assert found.high < 0
     assert found.low <= found.difference <= found.high
     assert found.effort == "full"
-    assert found.seeds == [0, 1, 2, 3]
+    assert found.seeds == list(range(bench.seeds))
     assert found.candidate.loss - found.production.loss == pytest.approx(found.difference, abs=1e-6)
     assert found.candidate.auc > found.production.auc
     assert f"{found.difference:+.5f}" in found.reason
