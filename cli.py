@@ -33,7 +33,7 @@ surface_app = typer.Typer(
 app.add_typer(journal_app, name="journal")
 app.add_typer(surface_app, name="surface")
 
-INTERRUPTED = 130
+BUDGET_SPENT, INTERRUPTED = 3, 130
 
 
 class View(StrEnum):
@@ -179,7 +179,8 @@ def run(
         else:
             print_summary(summary.model_dump(mode="json"), console)
         if summary.stopped:
-            raise typer.Exit(INTERRUPTED if summary.stopped == "interrupted" else 3)
+            codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT}
+            raise typer.Exit(codes.get(summary.stopped.split(":")[0], 1))
 
 
 def _plan(
