@@ -427,7 +427,7 @@ def surface_list(home: Home = None, as_json: Json = False) -> None:
 def surface_describe(name: SurfaceName, home: Home = None, as_json: Json = False) -> None:
     """Say what a surface is: its log, features, signals, split, north star, production Φ."""
     with _errors_are_one_line():
-        from evorank.display import print_facts
+        from evorank.display import print_surface
         from evorank.surfaces.check import describe
         from evorank.surfaces.surface import open_surface
 
@@ -435,14 +435,14 @@ def surface_describe(name: SurfaceName, home: Home = None, as_json: Json = False
         if as_json:
             _print_json(facts)
             return
-        print_facts(facts, _console())
+        print_surface(facts, _console())
 
 
 @surface_app.command("check")
 def surface_check(name: SurfaceName, home: Home = None, as_json: Json = False) -> None:
     """Look for leakage and nonsense in a surface's log. Exit code 1 if something must be mended."""
     with _errors_are_one_line():
-        from evorank.display import print_facts
+        from evorank.display import print_surface
         from evorank.surfaces.check import check
         from evorank.surfaces.surface import open_surface
 
@@ -451,7 +451,7 @@ def surface_check(name: SurfaceName, home: Home = None, as_json: Json = False) -
             _print_json(report.as_dict())
         else:
             console = _console()
-            print_facts(report.facts, console)
+            print_surface(report.facts, console)
             for warning in report.warnings:
                 console.print(
                     f"\n{warning.severity} {warning.code}",

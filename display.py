@@ -23,8 +23,8 @@ __all__ = [
     "attempts_table",
     "make_display",
     "print_attempt",
-    "print_facts",
     "print_summary",
+    "print_surface",
     "show_changes",
     "show_difference",
 ]
@@ -311,19 +311,66 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         _say(console, f"\n{summary['stopped']}. Go on with: {summary['resume']}", "bold")
 
 
-def print_facts(facts: Mapping[str, Any], console: Console) -> None:
-    """Named facts: lists of rows as tables, mappings as lines."""
-    for title, value in facts.items():
-        if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
-            for column in value[0]:
-                table.add_column(str(column))
-            for row in value:
-                table.add_row(*(escape(_show_number(cell)) for cell in row.values()))
-            console.print(table)
-        elif isinstance(value, Mapping):
-            _say(console, f"\n{title}", "italic")
-            for key, inner in value.items():
-                _say(console, f"  {key}: {inner}")
-        else:
-            _say(console, f"{title}: {value}")
+def _rows(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_show_number(cell)) for cell in row))
+    console.print(table)
+
+
+def print_surface(facts: Mapping[str, Any], console: Console) -> None:
+    """A surface as `describe` sees it: log, periods, signals, features, north star, production Φ."""
+    log = facts["log"]
+    _say(console, f"{facts['name']}: {facts['description']}", "bold")
+    _say(
+        console,
+        f"  {', '.join(log['paths'])}\n  encoded in {facts['directory']}, "
+        f"data version {facts['data_version']}",
+    )
+    _say(
+        console,
+        f"  {log['rows']:,} rows ({log['dropped_rows']:,} dropped), {log['users']:,} users, "
+        f"{log['items']:,} items, {log['first']} to {log['last']} (time read as {log['time_unit']})",
+    )
+    periods = facts["periods"]
+    columns = ("rows", "users", "days", "first", "last")
+    _rows(
+        console,
+        "periods",
+        ("", *columns),
+        [(name, *(of[c] for c in columns)) for name, of in periods.items()],
+    )
+    train = periods["train"]["signals"]
+    _rows(
+        console,
+        "signals (mean of each period)",
+        ("", *periods, "minimum", "maximum", "missing"),
+        [
+            [
+                name,
+                *(of["signals"][name]["mean"] for of in periods.values()),
+                *(signal[key] for key in ("minimum", "maximum", "missing")),
+            ]
+            for name, signal in train.items()
+        ],
+    )
+    columns = ("kind", "size", "length", "missing_share", "unknown_share_validation")
+    _rows(
+        console,
+        "features",
+        ("", "kind", "vocabulary", "length", "missing", "unknown in validation"),
+        [(feature["name"], *(feature[column] or "" for column in columns)) for feature in facts["features"]],
+    )
+    north_star = facts["north_star"]
+    _say(console, "")
+    if north_star:
+        _say(console, f"north star  {north_star['name']}: {north_star['description']}")
+    else:
+        _say(console, f"north star  {facts['reward_persona_off']}")
+    for rail in facts["guardrails"]:
+        _say(console, f"guardrail   {rail['metric']} <= {rail['maximum']:,g}")
+    _say(console, f"system      {facts['system']}\n\nproduction Φ", "")
+    for part, value in facts["production"].items():
+        _say(console, f"  {part}: {json.dumps(value)}")

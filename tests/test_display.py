@@ -1,0 +1,111 @@
+"""What people see: patches in a few words, verdicts with intervals, and nothing read as markup."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from evorank.display import make_display, print_attempt, show_changes, show_difference
+
+
+def attempt(**changed: Any) -> dict[str, Any]:
+    comparison = {
+        "metric": "log_loss",
+        "difference": -0.0123,
+        "low": -0.02,
+        "high": -0.0046,
+        "effort": "full",
+    }
+    arm = {"loss": 0.61, "auc": 0.7, "parameters": 12_345, "alignment": None}
+    comparison |= {"seeds": [0, 1], "rows": 100, "production": arm, "candidate": arm | {"loss": 0.5977}}
+    whole = {
+        "event": "attempt",
+        "id": "abc",
+        "run": "r",
+        "step": 4,
+        "surface": "s",
+        "persona": "optimizer",
+        "category": "exploit",
+        "model": "embedded engineer",
+        "hypothesis": "a smaller step",
+        "changes": [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.02}],
+        "patch": [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.02}],
+        "base": "",
+        "outcome": "better",
+        "reason": "Better beyond noise",
+        "findings": [],
+        "repairs": 0,
+        "comparison": comparison,
+        "insights": [],
+        "seconds": 1.5,
+    }
+    return whole | changed
+
+
+def shown(kind: str, *events: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=200, force_terminal=kind == "live")
+    display = make_display(kind, 50, "title", console)
+    for event in events:
+        display.on_event(event)
+    if kind == "live":
+        console.print(display)
+    display.close()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_patch_is_told_in_a_few_words() -> None:
+    changes = [
+        {"op": "replace", "path": "/optimizer/name", "value": "RMSprop"},
+        {"op": "add", "path": "/optimizer/args/lr", "value": 0.001},
+        {"op": "remove", "path": "/architecture/layers/h2"},
+    ]
+    assert show_changes(changes, 200) == (
+        "optimizer.name=RMSprop, optimizer.args.lr=0.001, -architecture.layers.h2"
+    )
+    assert len(show_changes(changes, 20)) == 20
+
+
+def test_a_difference_has_its_sign_and_interval() -> None:
+    assert show_difference(attempt()["comparison"]) == "-0.0123 [-0.0200, -0.0046]"
+    assert show_difference(None) == "-"
+
+
+@pytest.mark.parametrize("kind", ["lines", "live"])
+def test_a_view_shows_step_persona_change_difference_verdict_and_best_so_far(kind: str) -> None:
+    running = {"event": "node", "step": 5, "persona": "reward", "node": "think", "text": "thinks"}
+    text = shown(kind, running, attempt())
+    for word in ("optimizer", "exploit", "better", "-0.0123 [-0.0200, -0.0046]", "args.lr=0.02"):
+        assert word in text
+    assert "best" in text
+    if kind == "live":
+        assert "reward" in text, "what runs now is shown"
+
+
+def test_an_attempt_without_a_measurement_shows_its_reason() -> None:
+    assert "no such layer" in shown(
+        "lines", attempt(outcome="refused", comparison=None, reason="no such layer")
+    )
+
+
+def test_words_from_models_and_logs_are_never_read_as_markup() -> None:
+    hostile = "[red]boo[/red] [/] [link=file:///etc]x"
+    for kind in ("lines", "live"):
+        event = attempt(changes=[{"op": "add", "path": "/x", "value": hostile}])
+        assert "[red]boo[/red]" in shown(kind, event)
+    console = Console(file=io.StringIO(), width=200)
+    print_attempt(attempt(hypothesis=hostile, reason=hostile), console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("[red]boo[/red] [/] [link=file:///etc]x") == 2
+
+
+def test_json_lines_are_one_attempt_each(capsys: pytest.CaptureFixture[str]) -> None:
+    display = make_display("json", 50, "title", Console())
+    display.on_event({"event": "node", "step": 1})
+    display.on_event(attempt())
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["outcome"] == "better"
