@@ -123,7 +123,7 @@ class JsonDisplay:
 
 
 class _Best:
-    """The best improvement so far, in the words of the journal."""
+    """The surest improvement so far: the interval that ends lowest, as the run's report chooses."""
 
     def __init__(self) -> None:
         self.attempt: Mapping[str, Any] | None = None
@@ -131,7 +131,7 @@ class _Best:
     def see(self, attempt: Mapping[str, Any]) -> None:
         if attempt["outcome"] == "better" and attempt["comparison"]["metric"] != "alignment":
             best = self.attempt
-            if best is None or attempt["comparison"]["difference"] < best["comparison"]["difference"]:
+            if best is None or attempt["comparison"]["high"] < best["comparison"]["high"]:
                 self.attempt = attempt
 
     def __str__(self) -> str:

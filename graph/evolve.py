@@ -65,7 +65,7 @@ class Summary(BaseModel):
     switched_off: dict[str, str] = Field(default_factory=dict)
     """persona -> why it does not take part on this surface."""
     best: Attempt | None = None
-    """The attempt whose loss improved most, of those better than production beyond noise."""
+    """The surest improvement of the loss: of those `better`, the one whose interval ends lowest."""
     test: Comparison | None = None
     """`best` against production on the test period, which the loop never saw."""
     note: str = ""

@@ -76,12 +76,15 @@ def finish(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
 
 
 def best_attempt(attempts: Sequence[Attempt]) -> Attempt | None:
-    """The attempt that lowered the loss most, of those better than production beyond noise.
+    """The attempt that surely lowered the loss most: of those better than production, the one whose interval
+    ends lowest.
 
-    A new reward is left out: its alignment is another scale, and its loss cannot be compared.
+    Not the lowest estimate: the best of many noisy estimates is mostly luck (the winner's curse), and what
+    varies between seeds will vary in production. A new reward is left out: its alignment is another scale,
+    and its loss cannot be compared.
     """
     wins = [
-        (attempt.comparison["difference"], attempt.step, attempt)
+        (attempt.comparison["high"], attempt.step, attempt)
         for attempt in attempts
         if attempt.outcome == "better" and attempt.comparison and attempt.comparison["lower_is_better"]
     ]

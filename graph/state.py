@@ -169,7 +169,7 @@ class OfflineOutput(BaseModel):
     attempts: list[dict[str, Any]] = Field(default_factory=list)
     """`Attempt.summary()` of every step so far, in order."""
     best: dict[str, Any] | None = None
-    """The summary of the attempt that lowered the loss most beyond noise, None if none did."""
+    """The summary of the surest improvement of the loss (its interval ends lowest), None if none is."""
     stopped: str | None = None
     """Why the run ended before its last step: "interrupted", "budget: ..." or "chat model: ..."."""
 

@@ -46,7 +46,9 @@ def import_movielens(
     ]
     if "genres" in columns:
         features.append(Tokens(name="genres", separator="|", length=6))
+    # Two lists, because what was seen and not liked says as much of a user nobody knows.
     features.append(History(name="liked_items", of="item_id", length=20, where=f"rating >= {liked:g}"))
+    features.append(History(name="recent_items", of="item_id", length=20))
     log = LogSpec(
         **ratings, user="user_id", item="item_id", time="timestamp", time_unit="s", signals=["rating"],
         sides=sides, features=features,

@@ -83,7 +83,9 @@ def import_recbole(
         ]
     features.append(Categorical(name="hour", column="hour(time)"))
     label = label or _label(signals)
-    features.append(History(name="recent_items", of=item, length=20, where=f"({label}) > 0.5"))
+    # Two lists, because what was seen and not liked says as much of a user nobody knows.
+    features.append(History(name="liked_items", of=item, length=20, where=f"({label}) > 0.5"))
+    features.append(History(name="recent_items", of=item, length=20))
     log = LogSpec(
         **_source(inter, types),
         user=user,
