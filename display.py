@@ -142,17 +142,18 @@ class LinesDisplay:
     """One line per finished step: for logs, pipes and CI."""
 
     def __init__(self, steps: int, console: Console) -> None:
-        self.steps, self.console, self.best = steps, console, _Best()
+        self.steps, self.console, self.best, self.done = steps, console, _Best(), 0
 
     def on_event(self, event: Event) -> None:
         if event.get("event") != "attempt":
             return
         attempt = event
+        self.done += 1
         self.best.see(attempt)
         what = show_changes(attempt.get("changes") or attempt.get("patch") or [], 70)
         why = "" if attempt.get("comparison") else f"  ({attempt['reason'][:100]})"
         self.console.print(
-            f"{attempt['step'] + 1:>3}/{self.steps} {attempt['persona']:<12} "
+            f"{self.done:>3}/{self.steps} {attempt['id'][:8]} {attempt['persona']:<12} "
             f"{attempt.get('category') or '-':<8} {attempt['outcome']:<12} "
             f"{show_difference(attempt.get('comparison')):<29} {attempt['seconds']:5.1f}s  "
             f"best {self.best}  {what}{why}",

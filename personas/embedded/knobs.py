@@ -19,6 +19,7 @@ __all__ = ["Knob", "changes", "generic_knobs", "get", "ladder", "put", "same"]
 
 STEPS = 13
 """Settings per numeric range: fine enough that two neighbours differ less than training noise does."""
+REACH = 2.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,20 @@ class Knob:
     pointers: tuple[str, ...] = ()
     structural: bool = False
     """Turning it changes what is computed, not how much of it: material for `innovate`."""
+    reach: float | None = None
+    """How many settings a jump usually goes. None: all settings are sensible, a jump goes anywhere. A range
+    read off a schema says what is allowed, not what is sensible: its ends are rarely worth a training."""
+
+    def others(self, value: Any) -> tuple[list[Any], list[float] | None]:
+        """The settings a jump may go to, and how likely each is (None: all alike)."""
+        others = [setting for setting in self.settings if setting != value]
+        if self.reach is None or not self.ordered or not others:
+            return others, None
+        last = len(self.settings) - 1
+        at = self.position(value) * last
+        far = [abs(self.position(setting) * last - at) for setting in others]
+        weights = [math.exp(-distance / self.reach) for distance in far]
+        return others, [weight / sum(weights) for weight in weights]
 
     def position(self, value: Any) -> float:
         """Where the value lies among the ordered settings, 0 to 1 (may be between two, never outside)."""
@@ -82,6 +97,7 @@ def _leaf_knob(pointer: str, settings: tuple[Any, ...], ordered: bool) -> Knob:
         family=pointer,
         settings=settings,
         ordered=ordered,
+        reach=REACH,
         read=lambda phi: get(phi, pointer),
         write=lambda phi, value: put(phi, pointer, value),
         pointers=(pointer,),

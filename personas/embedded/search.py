@@ -203,9 +203,10 @@ class Search:
         phi = parent.phi
         for index in self._rng.choice(len(knobs), size=min(count, len(knobs)), replace=False):
             knob = knobs[int(index)]
-            now = knob.read(phi)
-            others = [setting for setting in knob.settings if setting != now]
-            if others:
+            others, likely = knob.others(knob.read(phi))
+            if likely:
+                phi = knob.write(phi, others[int(self._rng.choice(len(others), p=likely))])
+            elif others:
                 phi = knob.write(phi, others[int(self._rng.integers(len(others)))])
         return phi
 
