@@ -316,7 +316,7 @@ def _briefing(state: AttemptState, session: Session) -> Briefing:
         surface=surface.name,
         description=surface.spec.description,
         objectives={name: Quota(share, done.count(name)) for name, share in SHARES.items()},
-        guardrails=[f"{rail.metric} must be at most {rail.maximum:g}." for rail in surface.spec.guardrails],
+        guardrails=[f"{rail}." for rail in surface.spec.guardrails],
         schema=bench.system.schema(),
         patchable=list(bench.system.patchable()[state.persona]),
         production=bench.production,

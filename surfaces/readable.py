@@ -21,7 +21,8 @@ _COMMENTS = {
     "log.features": "What the ranker sees: categorical (ids), numeric, history (the user's last values of a\n"
     "# categorical, before the impression), tokens (words such as genres).",
     "north_star": "What the surface exists for: (user, day, value over the following `horizon_days`).",
-    "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds.",
+    "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds,\n"
+    "# train_cost (training CPU over production's).",
     "production": "Φ, the configuration that serves today; every delta is against it. A launch rewrites it.",
 }
 

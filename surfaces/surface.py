@@ -64,10 +64,22 @@ class NorthStar(_Spec):
 class Guardrail(_Spec):
     """A bound that no candidate may exceed, whatever it gains."""
 
-    metric: Literal["parameters", "latency_ms", "train_cpu_seconds"] = Field(
-        description="Trained parameters; milliseconds to score 500 candidates; CPU-seconds of one training"
+    metric: Literal["parameters", "latency_ms", "train_cpu_seconds", "train_cost"] = Field(
+        description="Trained parameters; milliseconds to score 500 candidates; CPU-seconds of one training; "
+        "the same over production's"
     )
     maximum: float = Field(gt=0)
+
+    def __str__(self) -> str:
+        return f"{self.metric} ({_MEANING[self.metric]}) must be at most {self.maximum:,g}"
+
+
+_MEANING = {
+    "parameters": "trained parameters",
+    "latency_ms": "milliseconds to score 500 candidates",
+    "train_cpu_seconds": "CPU-seconds of one training",
+    "train_cost": "training CPU time over production's",
+}
 
 
 class SurfaceSpec(_Spec):

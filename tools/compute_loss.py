@@ -30,6 +30,8 @@ FUTILITY = 3.0
 PROMISING = 0.5
 """Half of the seeds must show this many standard errors of improvement. Below it, all of them would end with
 `better` in 1 to 2% of cases, were the estimate true (conditional power; Lan & Wittes 1988)."""
+SHORTEST = 0.1
+"""CPU-seconds: below it, a ratio of training times is a ratio of moods of the machine."""
 METRICS = {"bce": "log_loss", "mse": "mse", "huber": "huber"}
 
 
@@ -84,11 +86,17 @@ def require_valid(phi: Phi, bench: Workbench) -> None:
         raise RefusedDelta(findings)
 
 
-def require_affordable(evaluations: Sequence[Evaluation], bench: Workbench) -> None:
+def require_affordable(
+    evaluations: Sequence[Evaluation], production: Sequence[Evaluation], bench: Workbench
+) -> None:
     """RefusedDelta where the medians of latency or training time break a guardrail of the surface."""
+    cpu, usual = (
+        float(np.median([each.train_cpu_seconds for each in arm])) for arm in (evaluations, production)
+    )
     findings = bench.exceeded(
         latency_ms=float(np.median([each.latency_ms for each in evaluations])),
-        train_cpu_seconds=float(np.median([each.train_cpu_seconds for each in evaluations])),
+        train_cpu_seconds=cpu,
+        train_cost=cpu / max(usual, SHORTEST),
     )
     if findings:
         raise RefusedDelta(findings)
@@ -200,7 +208,7 @@ class _Ladder:
         found = self._evaluate([*wanted, *((self.bench.production, seed) for seed in production)], effort)
         ours, theirs = found[: len(candidate)], found[len(candidate) :]
         if effort != "slice":  # a slice is cheaper than what the guardrail is about
-            require_affordable(ours, self.bench)
+            require_affordable(ours, theirs, self.bench)
         return ours, theirs
 
     def _evaluate(

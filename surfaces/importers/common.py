@@ -74,7 +74,8 @@ def finish(
         # Generous bounds: an edit of surface.toml makes them those of your serving.
         guardrails=[
             Guardrail(metric="parameters", maximum=50_000_000),
-            Guardrail(metric="latency_ms", maximum=50),
+            Guardrail(metric="latency_ms", maximum=100),
+            Guardrail(metric="train_cost", maximum=3),
         ],
         production=default_phi(label=label, factors=dict(factors)),
     )

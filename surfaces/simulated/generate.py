@@ -135,7 +135,8 @@ def simulated_spec(rows: int) -> SurfaceSpec:
         north_star=active_days("user_id", 7),
         guardrails=[
             Guardrail(metric="parameters", maximum=5_000_000),
-            Guardrail(metric="latency_ms", maximum=50),
+            Guardrail(metric="latency_ms", maximum=100),
+            Guardrail(metric="train_cost", maximum=3),
         ],
         production=default_phi(
             factors={"clicked": "CAST(click AS DOUBLE)"},

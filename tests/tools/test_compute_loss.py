@@ -66,7 +66,12 @@ def test_an_invalid_candidate_is_refused_before_any_training(bench):
 
 @pytest.mark.parametrize(
     ("metric", "maximum", "candidate"),
-    [("parameters", 900, {}), ("latency_ms", 1e-6, {"l2": 0.1}), ("train_cpu_seconds", 0.2, {"burn": 0.4})],
+    [
+        ("parameters", 900, {}),
+        ("latency_ms", 1e-6, {"l2": 0.1}),
+        ("train_cpu_seconds", 0.2, {"burn": 0.4}),
+        ("train_cost", 3, {"burn": 0.4}),
+    ],
 )
 def test_a_candidate_over_a_guardrail_is_refused(bench, metric, maximum, candidate):
     class Guardrail:
