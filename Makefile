@@ -10,7 +10,7 @@ run: $(READY)
 	$(BIN)/python cli.py run --steps 50
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ class _Fit:
 
 
 class Surrogate:
-    """Posterior over gains given attempts. `draw` is one plausible truth at the points asked."""
+    """Posterior over gains given attempts: `noise` is the half-width of each gain's 95% interval."""
 
     def __init__(
         self, knobs: Sequence[Knob], phis: Sequence[Phi], gains: Array, noise: Array, rng: np.random.Generator
