@@ -25,7 +25,7 @@ from evorank.graph.context import Context, Session, open_session
 from evorank.graph.journal import thread_id
 from evorank.graph.offline import best_attempt, builder
 from evorank.graph.state import Attempt
-from evorank.model.errors import ConfigurationError, EvorankError, ToolError
+from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta, ToolError
 from evorank.tools.comparison import Comparison
 from evorank.tools.compute_loss import final_comparison
 
@@ -176,7 +176,7 @@ def _summarize(
         assert best.phi is not None
         try:
             test = final_comparison(best.phi, session.workbench, _report_seeds(plan))
-        except ToolError as error:
+        except (RefusedDelta, ToolError) as error:
             note = f"The test period could not be scored: {error}"
     personas: dict[str, Counter[str]] = {}
     for attempt in attempts:

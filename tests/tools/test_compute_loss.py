@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evorank.model.errors import RefusedDelta, ToolError
+from evorank.surfaces.surface import Guardrail
 from evorank.tools import workbench
 from evorank.tools.compute_loss import compute_loss, final_comparison
 
@@ -74,14 +75,16 @@ def test_an_invalid_candidate_is_refused_before_any_training(bench):
     ],
 )
 def test_a_candidate_over_a_guardrail_is_refused(bench, metric, maximum, candidate):
-    class Guardrail:
-        pass
-
-    rail = Guardrail()
-    rail.metric, rail.maximum = metric, maximum
-    bench.surface.spec.guardrails.append(rail)
+    bench.surface.spec.guardrails.append(Guardrail(metric=metric, maximum=maximum))
     with pytest.raises(RefusedDelta, match=f"breaks the guardrail {metric} <="):
         compute_loss(bench.production | candidate, bench)
+
+
+def test_a_report_tells_what_a_candidate_costs_and_never_refuses_it_for_that(bench):
+    bench.surface.spec.guardrails.append(Guardrail(metric="train_cost", maximum=1.5))
+    found = final_comparison(bench.production | {"burn": 0.4}, bench, seeds=[100, 101])
+    assert found.effort == "test"
+    assert found.candidate.train_cpu_seconds > 1.5 * found.production.train_cpu_seconds
 
 
 def test_losses_of_different_rewards_are_never_compared(bench):
