@@ -286,7 +286,7 @@ def journal_list(
 
         console = _console()
         rows = [attempt.model_dump() | {"step": f"{attempt.id[:8]} {attempt.step}"} for attempt in shown]
-        console.print(attempts_table(rows))
+        console.print(attempts_table(rows, console.width))
         if len(shown) < len(found):
             console.print(f"{len(found) - len(shown)} older ones: --limit {len(found)}", style="dim")
 

@@ -65,25 +65,33 @@ def show_difference(comparison: Mapping[str, Any] | None) -> str:
     return f"{comparison['difference']:+.4f} [{comparison['low']:+.4f}, {comparison['high']:+.4f}]"
 
 
-def attempts_table(attempts: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """The journal as a person reads it: one row per attempt, only what differs from production."""
+def attempts_table(attempts: Sequence[Mapping[str, Any]], width: int, title: str | None = None) -> Table:
+    """The journal as a person reads it: one row per attempt, only what differs from production.
+
+    Below 120 columns, category and seconds make room for the change.
+    """
+    wide = width >= 120
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name, style in (("step", "dim"), ("persona", ""), ("category", "dim")):
-        table.add_column(name, style=style, no_wrap=True)
-    table.add_column("change against production", overflow="fold", max_width=60)
-    table.add_column("difference [95%]", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("seconds", justify="right", style="dim", no_wrap=True)
+    table.add_column("step", style="dim", no_wrap=True, min_width=4)
+    table.add_column("persona", no_wrap=True)
+    if wide:
+        table.add_column("category", style="dim", no_wrap=True)
+    table.add_column("change against production", overflow="fold", min_width=18, max_width=60)
+    table.add_column("difference [95%]", no_wrap=wide, min_width=18)
+    table.add_column("verdict", no_wrap=True, min_width=12)
+    if wide:
+        table.add_column("seconds", justify="right", style="dim", no_wrap=True)
     for attempt in attempts:
         outcome = str(attempt["outcome"])
+        changes = show_changes(attempt.get("changes") or attempt.get("patch") or [], 160)
         table.add_row(
             str(attempt["step"]),
             str(attempt["persona"]),
-            str(attempt.get("category") or "-"),
-            escape(show_changes(attempt.get("changes") or attempt.get("patch") or [], 160) or "-"),
+            *([str(attempt.get("category") or "-")] if wide else []),
+            escape(changes or "-"),
             show_difference(attempt.get("comparison")),
             Text(outcome, style=COLOURS.get(outcome, "")),
-            f"{attempt.get('seconds', 0.0):.1f}",
+            *([f"{attempt.get('seconds', 0.0):.1f}"] if wide else []),
         )
     return table
 
@@ -210,7 +218,7 @@ class LiveDisplay:
                 Text(str(row.get("text", ""))[:110], style="italic"),
                 f"{time.monotonic() - row['since']:.0f} s",
             )
-        recent = attempts_table(self.finished[-max(4, self.console.size.height - 14) :])
+        recent = attempts_table(self.finished[-max(4, self.console.height - 14) :], self.console.width)
         return Group(head, Text(self.note, style="dim"), now, Text(), recent)
 
     def close(self) -> None:

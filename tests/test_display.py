@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evorank.display import make_display, print_attempt, show_changes, show_difference
+from evorank.display import attempts_table, make_display, print_attempt, show_changes, show_difference
 
 
 def attempt(**changed: Any) -> dict[str, Any]:
@@ -109,3 +109,13 @@ def test_json_lines_are_one_attempt_each(capsys: pytest.CaptureFixture[str]) -> 
     display.on_event(attempt())
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["outcome"] == "better"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_table_shows_id_change_difference_and_verdict_at_any_width(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(attempts_table([attempt(step="0f793e1f 8", outcome="inconclusive")], width))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for word in ("0f793e1f 8", "optimizer.args.lr", "-0.0123", "-0.0046]", "inconclusive"):
+        assert word in text
