@@ -36,7 +36,10 @@ def test_mypy_sees_every_package_through_a_link() -> None:
     links = {path.name for path in (ROOT / ".pkg" / "evorank").iterdir()}
     tops = {name.split(".")[1] for name in PROJECT["tool"]["setuptools"]["packages"] if "." in name}
     assert tops | {path.name for path in ROOT.glob("*.py")} | {"py.typed"} == links
-    assert all((ROOT / ".pkg" / "evorank" / link).exists() for link in links)
+    for name in links:
+        link = ROOT / ".pkg" / "evorank" / name
+        assert link.is_symlink(), f"{link} is a copy: mypy would check yesterday's code"
+        assert link.resolve() == ROOT / name
 
 
 def test_the_pinned_versions_satisfy_the_declared_ranges() -> None:
