@@ -57,7 +57,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
         [(phi, seed) for seed in seeds] + [(bench.production, seed) for seed in seeds]
     )
     ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
-    require_affordable(ours, theirs, bench)
+    require_affordable(phi, ours, theirs, bench)
     tell("measuring alignment")
     rows = bench.dataset.bounds["validation"]
     aligned = align([each.predictions for each in evaluations], found, rows, draws=0)

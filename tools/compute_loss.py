@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evorank.model.errors import RefusedDelta, ToolError
+from evorank.model.errors import Finding, RefusedDelta, ToolError
 from evorank.model.system import Objective, Phi
 from evorank.tools import metrics
 from evorank.tools.comparison import CHEAPER, MARGIN, Comparison, Effort, Measurement, decide, saving
@@ -87,19 +87,31 @@ def require_valid(phi: Phi, bench: Workbench) -> None:
 
 
 def require_affordable(
-    evaluations: Sequence[Evaluation], production: Sequence[Evaluation], bench: Workbench
+    phi: Phi, evaluations: Sequence[Evaluation], production: Sequence[Evaluation], bench: Workbench
 ) -> None:
-    """RefusedDelta where the medians of latency or training time break a guardrail of the surface."""
+    """RefusedDelta where the medians of latency or training time break a guardrail of the surface.
+
+    Clocks of a busy machine lie: what a clock refuses is trained once more beside production, and refused
+    only if it breaks a guardrail again.
+    """
+    if _costly(evaluations, production, bench):
+        again = bench.evaluate_many([(phi, 0), (bench.production, 0)], again=True)
+        findings = _costly(again[:1], again[1:], bench)
+        if findings:
+            raise RefusedDelta(findings)
+
+
+def _costly(
+    evaluations: Sequence[Evaluation], production: Sequence[Evaluation], bench: Workbench
+) -> list[Finding]:
     cpu, usual = (
         float(np.median([each.train_cpu_seconds for each in arm])) for arm in (evaluations, production)
     )
-    findings = bench.exceeded(
+    return bench.exceeded(
         latency_ms=float(np.median([each.latency_ms for each in evaluations])),
         train_cpu_seconds=cpu,
         train_cost=cpu / max(usual, SHORTEST),
     )
-    if findings:
-        raise RefusedDelta(findings)
 
 
 def measure(
@@ -208,7 +220,7 @@ class _Ladder:
         found = self._evaluate([*wanted, *((self.bench.production, seed) for seed in production)], effort)
         ours, theirs = found[: len(candidate)], found[len(candidate) :]
         if effort == "full":  # a slice is cheaper than what a guardrail is about; a report only reports
-            require_affordable(ours, theirs, self.bench)
+            require_affordable(self.phi, ours, theirs, self.bench)
         return ours, theirs
 
     def _evaluate(

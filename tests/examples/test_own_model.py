@@ -157,5 +157,7 @@ def test_the_commands_of_the_readme_evolve_it(tmp_path: Path) -> None:
     assert len(attempts) == 4
     assert {attempt.persona for attempt in attempts} == {"optimizer", "architecture"}
     for attempt in attempts:
-        assert attempt.outcome in ("better", "cheaper", "equal", "worse", "inconclusive"), attempt.reason
+        # On this tiny log a training takes hundredths of a second: what it costs over production is luck.
+        measured = attempt.outcome in ("better", "cheaper", "equal", "worse", "inconclusive")
+        assert measured or "the guardrail train_cost" in attempt.reason, attempt.reason
         assert surface.system().check(attempt.phi) == []

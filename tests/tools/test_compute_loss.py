@@ -80,6 +80,15 @@ def test_a_candidate_over_a_guardrail_is_refused(bench, metric, maximum, candida
         compute_loss(bench.production | candidate, bench)
 
 
+def test_a_clock_of_a_busy_day_refuses_nobody(bench):
+    candidate = bench.production | {"l2": 0.1}
+    bench.surface.spec.guardrails.append(Guardrail(metric="train_cpu_seconds", maximum=5))
+    slow = replace(bench.evaluate(candidate, 0), train_cpu_seconds=60.0)
+    bench.cache.store(bench._key(candidate, 0, "full"), slow)
+    assert bench.evaluate(candidate, 0).train_cpu_seconds == 60.0
+    assert compute_loss(candidate, bench).verdict in ("equal", "inconclusive", "worse")
+
+
 def test_a_report_tells_what_a_candidate_costs_and_never_refuses_it_for_that(bench):
     bench.surface.spec.guardrails.append(Guardrail(metric="train_cost", maximum=1.5))
     found = final_comparison(bench.production | {"burn": 0.4}, bench, seeds=[100, 101])
