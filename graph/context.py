@@ -65,7 +65,7 @@ class Context(BaseModel):
         default=0, ge=0, description="Seed of the proposals; training seeds are always 0, 1, 2 ..."
     )
     seeds: int = Field(
-        default=4, ge=2, le=32, description="Paired trainings of a candidate that survives the first"
+        default=8, ge=2, le=32, description="Paired trainings of a candidate that survives the first"
     )
     parallel: int = Field(
         default=4,

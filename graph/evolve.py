@@ -1,19 +1,21 @@
 """What `run` runs: the offline loop from the first step to the report on the held-out test period.
 
-A run is one checkpointed thread of the offline graph in HOME/journal.sqlite, and a folder HOME/runs/RUN with
-what it was asked (`run.json`) and what came out (`summary.json`). Killed at any point, `evolve` with the same
-run name goes on where it stopped.
+A run is a folder HOME/runs/RUN with what it was asked (`run.json`) and what came out (`summary.json`); until
+it is complete, also one checkpointed thread of the offline graph in HOME/runs/checkpoints.sqlite. Killed at
+any point, `evolve` with the same run name goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -130,7 +132,7 @@ def evolve(plan: Plan, context: Context, on_event: Callable[[Event], None] = lam
             f"run {plan.run} was started on data version {plan.data_version[:12]}, surface "
             f"`{session.surface.name}` now has {session.workbench.dataset.key[:12]}. Start a new run."
         )
-    with session.checkpointer() as saver:
+    with _alone(session.home / "runs" / plan.run / "lock", plan.run), session.checkpointer() as saver:
         graph = builder.compile(checkpointer=saver)
         config: Any = {
             "configurable": {"thread_id": thread_id(plan.run)},
@@ -152,10 +154,26 @@ def evolve(plan: Plan, context: Context, on_event: Callable[[Event], None] = lam
             assert isinstance(event, dict)
             on_event(event)
         stopped = graph.get_state(config).values.get("stopped")
-    attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)
-    summary = _summarize(plan, session, attempts, stopped, time.monotonic() - started, on_event)
-    _write(session.home / "runs" / plan.run / "summary.json", summary.model_dump_json(indent=2))
+        attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)
+        summary = _summarize(plan, session, attempts, stopped, time.monotonic() - started, on_event)
+        _write(session.home / "runs" / plan.run / "summary.json", summary.model_dump_json(indent=2))
+        if summary.stopped is None:  # its attempts are in the journal; the way there is of no more use
+            saver.delete_thread(thread_id(plan.run))
     return summary
+
+
+@contextmanager
+def _alone(path: Path, run: str) -> Iterator[None]:
+    """Hold a run against other processes; a process that dies lets go. ConfigurationError if it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"run {run} is being carried out by another process. Wait for it, or start a new run."
+            ) from None
+        yield
 
 
 def _summarize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +168,12 @@ def test_ctrl_c_finishes_the_running_steps_and_prints_the_command_that_resumes(t
     assert 2 <= len(stopped) < 12
     (resume,) = [line for line in printed.splitlines() if "run --resume" in line]
     run = resume.split("--resume ")[1].split()[0]
+    with (home / "runs" / run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "by another process" in cli("run", "--resume", run, home=home, check=2).stderr
     cli("run", "--resume", run, home=home)
+    with closing(sqlite3.connect(home / "runs" / "checkpoints.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM checkpoints").fetchone() == (0,)
     after = records(home)
     assert sorted(attempt["step"] for attempt in after) == list(range(12))
     assert after[: len(stopped)] == stopped
