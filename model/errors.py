@@ -16,6 +16,7 @@ __all__ = [
     "EvorankError",
     "Finding",
     "JournalError",
+    "LockError",
     "LogError",
     "RefusedDelta",
     "RefusedQuery",
@@ -66,6 +67,10 @@ class LogError(ConfigurationError):
 
 class JournalError(EvorankError):
     """The journal file is corrupt, locked for too long, or cannot be written."""
+
+
+class LockError(EvorankError):
+    """A process could not lock itself as it must before it runs candidates: a layer is missing here."""
 
 
 class ChatModelError(EvorankError):
