@@ -77,7 +77,14 @@ def wrapped(command: Sequence[str], readable: Sequence[Path], descriptors: Seque
     `descriptors` stay open in it (bubblewrap passes on what it inherits: give them to Popen's `pass_fds`).
     The box dies with the *thread* that starts it, so start it from one that lives as long as it is needed.
     """
-    box = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    box = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]
     box += ["--proc", "/proc", "--dev", "/dev"]
     for link in map(Path, LINKED_FOLDERS):
         if link.is_symlink():
