@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from evorank.model.components import CANNOT_RUN, check_components, layer_components
+from evorank.model.component_interface import CONTRACT, Kind
+from evorank.model.components import check_components, signatures
 from evorank.model.delta import check_json
 from evorank.model.errors import Finding, RefusedDelta
-from evorank.model.expression import plan
+from evorank.model.expression import Plan, Signature, Unshaped, plan
 from evorank.model.findings import findings_of
 from evorank.model.functions import MAX_EMBEDDING
 from evorank.model.sql import check_objective
@@ -30,8 +31,10 @@ __all__ = [
     "Rule",
     "SystemConfig",
     "check_config",
+    "check_memory",
     "default_phi",
     "parse_config",
+    "planned_network",
 ]
 
 MAX_BATCH = 262_144
@@ -188,19 +191,17 @@ class Reward(_Part):
 class Component(_Part):
     """Code that a candidate brings along: what no listed function, optimizer or schedule can say."""
 
-    kind: Literal["layer", "activation", "optimizer", "schedule"] = Field(
+    kind: Kind = Field(
         description=(
-            "What it is used as: layer and activation are called in architecture.layers by their name, "
-            "optimizer and schedule are named in optimizer"
+            "What it is used as, under the component's name. layer and activation are called in "
+            "architecture.layers, e.g. my_gate(h1, 32) or my_mix(a, b, units=16); an optimizer is named "
+            "in optimizer.name or optimizer.embedding.name, a schedule in optimizer.schedule.name"
         )
     )
     source: str = Field(
         min_length=1,
         max_length=20_000,
-        description=(
-            "PyTorch source that defines exactly one public class (nn.Module, Optimizer or LRScheduler) "
-            "or function"
-        ),
+        description=CONTRACT,
     )
     description: str = Field(
         default="", max_length=2000, description="What it does, in a sentence, for those who read the journal"
@@ -216,9 +217,10 @@ class SystemConfig(_Part):
     components: dict[str, Component] = Field(
         default={},
         max_length=20,
-        description="Code by name, used by the other parts under that name. "
-        + CANNOT_RUN[0].upper()
-        + CANNOT_RUN[1:],
+        description=(
+            "Code by name, used by the other parts under that name: what no listed function, optimizer or "
+            "schedule can say. It runs only inside the evaluator, on tiny batches first"
+        ),
     )
 
     @property
@@ -254,13 +256,26 @@ def check_config(phi: Phi, log: LogSchema) -> list[Finding]:
 
 
 def _check_architecture(config: SystemConfig, log: LogSchema) -> list[Finding]:
-    architecture = config.architecture
-    if layer_components(config):
-        return []  # its shape is unknown; that it cannot run is said once, by check_components
     try:
-        planned = plan(architecture.layers, log, architecture.embedding_dim, config.components)
+        planned = planned_network(config, log)
+    except Unshaped:
+        return []  # where components run, their shapes are known, and this is checked again
     except RefusedDelta as refused:
         return list(refused.findings)
+    return check_memory(config, planned)
+
+
+def planned_network(
+    config: SystemConfig, log: LogSchema, components: Mapping[str, Signature] | None = None
+) -> Plan:
+    """The plan of Φ's network; `components` None: as far as components can be read without running them."""
+    architecture = config.architecture
+    own = signatures(config) if components is None else components
+    return plan(architecture.layers, log, architecture.embedding_dim, own)
+
+
+def check_memory(config: SystemConfig, planned: Plan) -> list[Finding]:
+    """Does a batch of Φ fit in memory."""
     floats = planned.activations * config.optimizer.batch_size
     if floats > MAX_ACTIVATIONS:
         held = f"this network holds {planned.activations:,} per row"

@@ -9,12 +9,13 @@ in `functions.py`; this module is the door to all three.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from evorank.model.errors import Finding, RefusedDelta
 from evorank.model.functions import (
     FUNCTIONS,
+    LITERALS,
     Parameter,
     Sequence,
     Shape,
@@ -42,7 +43,9 @@ from evorank.model.system import Feature, LogSchema
 
 __all__ = [
     "FUNCTIONS",
+    "LITERALS",
     "RESERVED",
+    "RUNS_ONLY",
     "Binding",
     "Call",
     "Name",
@@ -53,6 +56,7 @@ __all__ = [
     "Sequence",
     "Shape",
     "Signature",
+    "Unshaped",
     "Vector",
     "arguments",
     "identifier_problem",
@@ -60,6 +64,8 @@ __all__ = [
     "plan",
     "table_of",
 ]
+
+RUNS_ONLY = "Components run only inside the evaluator."
 
 RESERVED = frozenset({"inputs", "fields"})
 LOOKUPS = frozenset({"wide", "embed"})  # a weight or vector per id: large, and cheap per impression
@@ -87,7 +93,8 @@ class Plan:
 
     `shapes` holds the shape of every name and call in them (feature names and `inputs` included), `tables`
     the shared embedding tables in use: vocabulary -> size, each [size, embedding_dim]. `head` says that a
-    dense(output, 1) with bias makes the logit; without it `output` is the logit.
+    dense(output, 1) with bias makes the logit; without it `output` is the logit. `functions` are those that
+    may be called: the built-in ones and the components of this Φ.
     """
 
     bindings: tuple[Binding, ...]
@@ -96,6 +103,7 @@ class Plan:
     embedding_dim: int
     tables: Mapping[str, int]
     head: bool
+    functions: Mapping[str, Signature] = field(default_factory=lambda: FUNCTIONS)
 
     @property
     def output(self) -> Binding:
@@ -126,25 +134,32 @@ def table_of(feature: Feature) -> str:
     return feature.of or feature.name
 
 
+class Unshaped(RefusedDelta):
+    """Nothing is wrong with these layers, but their shapes are known only where components run."""
+
+
 def plan(
     layers: Mapping[str, str],
     log: LogSchema,
     embedding_dim: int,
-    components: Mapping[str, Any] | None = None,
+    components: Mapping[str, Signature] | None = None,
 ) -> Plan:
     """Order, shapes and size of the network that `layers` describe over the features of `log`.
 
-    `components` maps names of Φ's components to anything. Raises RefusedDelta with one finding per bad
-    binding, at /architecture/layers/NAME. Bindings that `output` does not need are checked and left out.
+    `components` are the layers and activations that Φ brings along. Raises RefusedDelta with one finding per
+    bad binding, at /architecture/layers/NAME, and Unshaped where all is well but a called component has no
+    rule. Bindings that `output` does not need are checked and left out.
     """
     return _Planner(layers, log, embedding_dim, components or {}).plan()
 
 
 class _Planner:
     def __init__(
-        self, layers: Mapping[str, str], log: LogSchema, embedding_dim: int, components: Mapping[str, Any]
+        self, layers: Mapping[str, str], log: LogSchema, embedding_dim: int, own: Mapping[str, Signature]
     ) -> None:
-        self.log, self.dim, self.components = log, embedding_dim, components
+        self.log, self.dim = log, embedding_dim
+        self.functions = {**own, **FUNCTIONS}
+        self.unshaped: list[Finding] = []
         self.features = {feature.name: feature for feature in log.features}
         self.findings: list[Finding] = []
         self.nodes: dict[str, Node] = {}
@@ -163,6 +178,8 @@ class _Planner:
             self._infer(name)
         if self.findings:
             raise RefusedDelta(self.findings)
+        if self.unshaped:
+            raise Unshaped(self.unshaped)
         return self._assemble(order)
 
     def _note(self, pointer: str, refusal: Refusal) -> None:
@@ -229,6 +246,8 @@ class _Planner:
             pass  # what it depends on is already noted
         except Refusal as refusal:
             self._note(f"{POINTER}/{name}", refusal)
+        except RefusedDelta as refused:  # a component failed its trial: the finding points into its source
+            self.findings.extend(refused.findings)
 
     def _shape(self, node: Node) -> tuple[Any, int]:
         """Shape (or number) of a node, and the parameters of all calls below it."""
@@ -262,8 +281,8 @@ class _Planner:
             return Sequence(len(categorical), self.dim)
         feature = self.features.get(name)
         if feature is None:
-            if name in FUNCTIONS:
-                raise Refusal(f"{name!r} is a function", hint=f"Call it: {FUNCTIONS[name]}.")
+            if name in self.functions:
+                raise Refusal(f"{name!r} is a function", hint=f"Call it: {self.functions[name]}.")
             hint = did_you_mean(name, self._vocabulary())
             raise Refusal(f"no feature or binding is called {name!r}", hint=hint)
         if feature.kind == "history":
@@ -274,31 +293,30 @@ class _Planner:
         return [*self.layers, *self.features, *RESERVED]
 
     def _called(self, call: Call) -> tuple[Shape, int]:
-        signature = FUNCTIONS.get(call.function)
+        signature = self.functions.get(call.function)
         if signature is None:
-            if call.function in self.components:
-                raise Refusal(
-                    f"calls component {call.function!r}, and components cannot run yet",
-                    hint="Write it with the listed functions.",
-                )
             if call.function in self._vocabulary():
                 raise Refusal(f"{call.function!r} is a value, not a function", str(call))
             raise Refusal(
                 f"no function is called {call.function!r}",
-                hint=did_you_mean(call.function, [*FUNCTIONS, *self.components]),
+                hint=did_you_mean(call.function, self.functions),
             )
         bound = bind(call, signature)
         below = 0
         for parameter in signature.parameters:
-            given = bound[parameter.name]
-            if parameter.kind in ("count", "rate", "flag"):
+            if parameter.kind in LITERALS:
                 continue
+            given = bound[parameter.name]
             checked = []
             for node in given if parameter.repeated else (given,):
                 value, parameters = self._argument(node, parameter, signature)
                 below += parameters
                 checked.append(value)
             bound[parameter.name] = tuple(checked) if parameter.repeated else checked[0]
+        if signature.rule is None:
+            rule = f"calls {call.function!r}, whose result is known only where components run"
+            self.unshaped.append(Finding(f"/components/{call.function}", rule, str(call), RUNS_ONLY))
+            raise _Unknown
         shape, own = signature.rule(**bound)
         if call.function in LOOKUPS:
             self.lookups[call] = own
@@ -346,7 +364,7 @@ class _Planner:
         features = self._used_features(bindings)
         tables = {table_of(f): self._table_size(f) for f in features if f.kind != "numeric"}
         head = bindings[-1].shape != Vector(1)
-        made = Plan(bindings, shapes, features, self.dim, tables, head)
+        made = Plan(bindings, shapes, features, self.dim, tables, head, self.functions)
         looked_up = sum(self.lookups.get(part, 0) for b in bindings for part in walk(b.node))
         multiplied = made.dense_parameters - looked_up
         if multiplied > MAX_DENSE_PARAMETERS:
@@ -375,7 +393,7 @@ class _Planner:
         return max(owner.size, feature.size)
 
 
-class _Unknown(Exception):  # noqa: N818 - internal: a dependency has no shape, and its finding is noted
+class _Unknown(Exception):  # noqa: N818 - internal: something below has no shape, and that is noted
     pass
 
 

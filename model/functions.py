@@ -1,7 +1,8 @@
 """What layer functions take, mean, return and cost: the vocabulary that prompts show and `network.py` builds.
 
 Every function is a `Signature`: parameters with their kinds and ranges, one line of meaning, and a rule from
-argument shapes to (result shape, own trained parameters). No torch: rules are arithmetic on widths.
+argument shapes to (result shape, own trained parameters). No torch: rules are arithmetic on widths. A layer
+that a candidate brings along is a Signature too; only its rule has to run its code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from evorank.model.errors import RefusedDelta
 from evorank.model.syntax import POINTER, Call, Node, Number, Refusal, did_you_mean
 from evorank.model.system import Feature
 
-__all__ = ["FUNCTIONS", "Kind", "Parameter", "Sequence", "Shape", "Signature", "Vector", "arguments", "bind"]
+__all__ = [
+    "FUNCTIONS",
+    "LITERALS",
+    "Kind",
+    "Parameter",
+    "Sequence",
+    "Shape",
+    "Signature",
+    "Vector",
+    "arguments",
+    "bind",
+]
 
 MAX_UNITS = 4_096
 MAX_EMBEDDING = 512
@@ -52,15 +64,20 @@ class Sequence:
 
 Shape: TypeAlias = Vector | Sequence
 Kind: TypeAlias = Literal[
-    "value", "vector", "sequence", "operand", "feature", "categorical", "count", "rate", "flag"
+    "value", "vector", "sequence", "operand", "feature", "categorical", "count", "rate", "flag", "number"
 ]
 """value: vector or sequence; operand: value or number; feature: the bare name of a categorical or numeric
-feature; categorical: the bare name of a categorical one; count: an integer; rate: a number; flag: a bool."""
+feature; categorical: the bare name of a categorical one; count: an integer; rate: a number; flag: a bool;
+number: any of the three, for code that checks it itself."""
+
+LITERALS: frozenset[Kind] = frozenset({"count", "rate", "flag", "number"})
+"""Kinds whose arguments are Python values, not nodes."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a function. `repeated` takes all remaining positional arguments."""
+    """One argument of a function. `repeated` takes all remaining positional arguments; `optional` is left to
+    the function's own default, which only its code knows, where a call does not give it."""
 
     name: str
     kind: Kind
@@ -68,21 +85,24 @@ class Parameter:
     low: float = 0
     high: float = math.inf
     repeated: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a layer function takes and means. `rule` maps checked arguments to (shape, own parameters)."""
+    """What a layer function takes and means. `rule` maps checked arguments to (shape, own parameters); None
+    where only running a component tells them, and components do not run here."""
 
     name: str
     parameters: tuple[Parameter, ...]
     doc: str
-    rule: Callable[..., tuple[Shape, int]]
+    rule: Callable[..., tuple[Shape, int]] | None
 
     def __str__(self) -> str:
         shown = []
         for parameter in self.parameters:
-            default = "" if parameter.default is None else f"={parameter.default}"
+            default = "=..." if parameter.optional else ""
+            default = default if parameter.default is None else f"={parameter.default}"
             shown.append(f"{parameter.name}{default}{', ...' if parameter.repeated else ''}")
         return f"{self.name}({', '.join(shown)})"
 
@@ -295,14 +315,14 @@ FUNCTIONS: Mapping[str, Signature] = {
 }
 
 
-def arguments(call: Call) -> dict[str, Any]:
+def arguments(call: Call, functions: Mapping[str, Signature] = FUNCTIONS) -> dict[str, Any]:
     """A call's arguments by parameter name, defaults filled in.
 
     Values and features stay nodes (a tuple of nodes where repeated), counts, rates and flags are Python
     values. What `network.py` reads; only for calls that are part of a Plan.
     """
     try:
-        return bind(call, FUNCTIONS[call.function])
+        return bind(call, functions[call.function])
     except Refusal as refusal:
         raise RefusedDelta([refusal.at(POINTER)]) from None
 
@@ -329,10 +349,11 @@ def bind(call: Call, signature: Signature) -> dict[str, Any]:
         if not bound.get(parameter.name, ()) and parameter.repeated:
             raise Refusal(f"{signature} needs at least one argument", str(call))
         if parameter.name not in bound:
-            if parameter.default is None:
+            if parameter.default is not None:
+                bound[parameter.name] = parameter.default
+            elif not parameter.optional:
                 raise Refusal(f"{signature} needs {parameter.name!r}", str(call))
-            bound[parameter.name] = parameter.default
-        elif parameter.kind in ("count", "rate", "flag"):
+        elif parameter.kind in LITERALS:
             bound[parameter.name] = _literal(bound[parameter.name], parameter, signature)
     return bound
 
@@ -343,6 +364,10 @@ def _literal(node: Node, parameter: Parameter, signature: Signature) -> int | fl
     if parameter.kind == "flag":
         if not isinstance(value, bool):
             raise Refusal(f"{where} must be True or False", str(node))
+        return value
+    if parameter.kind == "number":
+        if value is None:
+            raise Refusal(f"{where} must be a number, True or False", str(node))
         return value
     wanted = int if parameter.kind == "count" else (int, float)
     if (

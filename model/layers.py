@@ -19,7 +19,18 @@ from evorank.model.embedding import Table
 from evorank.model.expression import Call, Node, Shape
 from evorank.model.system import Feature
 
-__all__ = ["BUILDERS", "EMBEDDING_STD", "Batch", "Function", "Site", "Value", "columns", "mean", "offsets"]
+__all__ = [
+    "BUILDERS",
+    "EMBEDDING_STD",
+    "Batch",
+    "Component",
+    "Function",
+    "Site",
+    "Value",
+    "columns",
+    "mean",
+    "offsets",
+]
 
 EMBEDDING_STD = 0.01
 """Vectors start near zero, so that a rare id predicts what a missing one does until it is seen."""
@@ -162,6 +173,26 @@ class _Embed(nn.Module):
 
     def forward(self, batch: Batch) -> Value:
         return Value(self.table(batch.codes[:, self.column]))
+
+
+class Component(nn.Module):
+    """A component at one place of the network. Its code sees plain float32 tensors [B, w] or [B, L, w].
+
+    Positions that do not exist are zeros to it. A sequence it returns has the positions of the operands of
+    that length.
+    """
+
+    def __init__(self, code: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.code = code
+
+    def forward(self, *operands: Value) -> Value:
+        data = self.code(*(_present(x).float() for x in operands))
+        mask = None
+        for x in operands:
+            if x.mask is not None and data.ndim == 3 and x.data.shape[1] == data.shape[1]:
+                mask = _both(mask, x.mask)
+        return Value(data, mask)
 
 
 def columns(named: list[Feature], kind: list[Feature]) -> Tensor | None:

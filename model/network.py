@@ -6,15 +6,25 @@ builds at each call of the plan. Initialisation draws from torch's current gener
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from evorank.model.embedding import Table
-from evorank.model.expression import FUNCTIONS, Call, Name, Node, Number, Plan, arguments, table_of
-from evorank.model.layers import BUILDERS, EMBEDDING_STD, Batch, Site, Value, columns, mean, offsets
+from evorank.model.expression import LITERALS, Call, Name, Node, Number, Plan, arguments, table_of
+from evorank.model.layers import (
+    BUILDERS,
+    EMBEDDING_STD,
+    Batch,
+    Function,
+    Site,
+    Value,
+    columns,
+    mean,
+    offsets,
+)
 from evorank.model.system import Feature
 
 __all__ = ["BUILDERS", "Batch", "RankingNetwork"]
@@ -26,9 +36,19 @@ Step: TypeAlias = Callable[[Batch, Scope], Any]
 class RankingNetwork(nn.Module):
     """Batch -> logits float32 [B]: higher means a higher expected label."""
 
-    def __init__(self, plan: Plan, features: tuple[Feature, ...]) -> None:
-        """`features`: all of the log's, in the order of the matrices that batches are cut from."""
+    def __init__(
+        self,
+        plan: Plan,
+        features: tuple[Feature, ...],
+        components: Mapping[str, Callable[[Site], Function]] | None = None,
+    ) -> None:
+        """`features`: all of the log's, in the order of the matrices that batches are cut from.
+
+        `components` build the layers and activations that Φ brings along (`component_code.Code.builders`).
+        """
         super().__init__()
+        self._functions = plan.functions
+        self._builders = {**(components or {}), **BUILDERS}
         self.features = features
         self._shapes = plan.shapes
         sizes = list(plan.tables.values())
@@ -89,17 +109,19 @@ class RankingNetwork(nn.Module):
         if isinstance(node, Number):
             number = node.value
             return lambda batch, scope: number
-        bound = arguments(node)
+        bound = arguments(node, self._functions)
         operands: list[Node] = []
-        for parameter in FUNCTIONS[node.function].parameters:
+        for parameter in self._functions[node.function].parameters:
+            if parameter.kind in LITERALS:
+                continue
             given = bound[parameter.name]
             if parameter.kind in ("feature", "categorical"):
                 known = {f.name: f for f in self.features}
                 many = parameter.repeated
                 bound[parameter.name] = tuple(known[n.name] for n in given) if many else known[given.name]
-            elif parameter.kind not in ("count", "rate", "flag"):
+            else:
                 operands += given if parameter.repeated else [given]
-        function = BUILDERS[node.function](Site(bound, self._shapes, self.features))
+        function = self._builders[node.function](Site(bound, self._shapes, self.features))
         if isinstance(function, nn.Module):
             self.functions[f"{path}:{node.function}"] = function
         if node.function in ("wide", "embed"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,9 +73,15 @@ def check_optimizer(
     table: bool = False,
     components: Collection[str] = (),
 ) -> list[Finding]:
-    """Everything wrong with an optimizer's name and arguments; [] means that it can be built."""
+    """Everything wrong with an optimizer's name and arguments; [] means that it can be built.
+
+    Of `components`, this says only that they hide a class of torch; `components.py` judges the rest.
+    """
     names = optimizer_names(table)
     if name in components:
+        if name in names or name in _REFUSED or name == "RowwiseAdagrad":
+            rule = "is the name of an optimizer of torch.optim as well as of a component"
+            return [Finding(f"{pointer}/name", rule, name, "Give the component another name.")]
         return []
     if name in _REFUSED:
         return [Finding(f"{pointer}/name", f"cannot be used: it {_REFUSED[name]}", name, "Try Adam.")]
@@ -159,9 +165,20 @@ def _try_to_build(name: str, args: Mapping[str, Any], pointer: str) -> list[Find
 
 
 def build_optimizer(
-    name: str, args: Mapping[str, Any], parameters: Sequence[nn.Parameter]
+    name: str,
+    args: Mapping[str, Any],
+    parameters: Sequence[nn.Parameter],
+    components: Mapping[str, Callable[..., Any]] | None = None,
 ) -> torch.optim.Optimizer:
+    """The optimizer of some parameters; `components` are those that Φ brings along.
+
+    Torch's generator is left as it was: what comes after does not depend on what a component does with it.
+    """
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
+    if components and name in components:
+        with torch.random.fork_rng(devices=[]):
+            own: torch.optim.Optimizer = components[name](parameters, **values)
+        return own
     if name in _FUSED:
         values["fused"] = True
     optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(parameters, **values)

@@ -1,7 +1,7 @@
 """The built-in ranking system: a Φ of optimizer, architecture and reward, trained by PyTorch on one thread.
 
-Joins the parts: `config` says what is valid, `network` what is built, `train` how it is fitted. Limit: a Φ
-that brings its own components is refused; running candidate code needs a sandbox.
+Joins the parts: `config` says what is valid, `network` what is built, `train` how it is fitted. A Φ that
+brings components is checked anywhere by reading them; it is trained and scored only where they may run.
 """
 
 from __future__ import annotations
@@ -11,10 +11,20 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evorank.model.config import SystemConfig, check_config, default_phi, parse_config
+from evorank.model import component_code
+from evorank.model.component_code import Code, Measure
+from evorank.model.components import used
+from evorank.model.config import (
+    SystemConfig,
+    check_config,
+    check_memory,
+    default_phi,
+    parse_config,
+    planned_network,
+)
 from evorank.model.delta import canonical
 from evorank.model.errors import ConfigurationError, Finding, RefusedDelta
-from evorank.model.expression import Plan, plan
+from evorank.model.expression import Plan
 from evorank.model.system import Cost, Float32, LogSchema, Objective, Phi, Rows, Weights
 
 if TYPE_CHECKING:  # the parent process holds a NeuralRanker without importing torch
@@ -52,7 +62,21 @@ class NeuralRanker:
         }
 
     def check(self, phi: Phi) -> list[Finding]:
-        """Shape, layers, reward SQL, optimizer and schedule. Imports torch once Φ is well-formed."""
+        """Shape, layers, reward SQL, optimizer, schedule, components. Imports torch once Φ is well-formed.
+
+        Components are read everywhere, and tried on tiny batches where they may run.
+        """
+        findings = self._read(phi)
+        if findings or not component_code.permitted():
+            return findings
+        try:
+            self._prepared(SystemConfig.model_validate(phi), trial=True)
+        except RefusedDelta as refused:
+            return list(refused.findings)
+        return []
+
+    def _read(self, phi: Phi) -> list[Finding]:
+        """Everything wrong with Φ that can be known without running its components."""
         findings = check_config(phi, self._log)
         try:
             config = SystemConfig.model_validate(phi)
@@ -73,21 +97,30 @@ class NeuralRanker:
         return SystemConfig.model_validate(phi).objective
 
     def cost(self, phi: Phi) -> Cost:
-        """Trained parameters, embedding tables included; nothing is built to count them."""
-        return Cost(parameters=self._plan(parse_config(phi, self._log)).parameters)
+        """Trained parameters, embedding tables included; nothing is built to count them but components.
+
+        Raises RefusedDelta where only running a component tells its size, and this process may not.
+        """
+        config = parse_config(phi, self._log)
+        if component_code.permitted():
+            return Cost(parameters=self._prepared(config)[1].parameters)
+        return Cost(parameters=planned_network(config, self._log).parameters)
 
     def fit(self, phi: Phi, rows: Rows, labels: Float32, seed: int) -> Weights:
         """Train on `rows` and `labels` float32 [n]: the same arguments, the same weights, bit by bit.
 
-        Raises RefusedDelta for an invalid Φ, ToolError for a training that diverges.
+        Raises RefusedDelta for an invalid Φ, and for one that needs components where they may not run;
+        ToolError for a training that diverges, or in which a component fails.
         """
         from evorank.model import train
 
-        if findings := self.check(phi):
+        if findings := self._read(phi):
             raise RefusedDelta(findings)
         config = SystemConfig.model_validate(phi)
-        network = train.build(self._plan(config), self._log.features, seed)
-        train.fit(network, config.optimizer, config.reward.loss, rows, labels, seed)
+        code, planned = self._prepared(config, trial=True)
+        with component_code.blaming():
+            network = train.build(planned, self._log.features, seed, code)
+            train.fit(network, config.optimizer, config.reward.loss, rows, labels, seed, code)
         return train.to_weights(network)
 
     def predict(self, phi: Phi, weights: Weights, rows: Rows) -> Float32:
@@ -101,14 +134,55 @@ class NeuralRanker:
         with self._lock:
             if self._loaded is None or self._loaded[0] != key or self._loaded[1] is not weights:
                 config = parse_config(phi, self._log)
-                network = train.load(self._plan(config), self._log.features, weights)
+                code, planned = self._prepared(config)
+                with component_code.blaming():
+                    network = train.load(planned, self._log.features, weights, code)
                 self._loaded = (key, weights, config, network)
             _, _, config, network = self._loaded
-            return train.predict(network, config.reward.loss, rows)
+            with component_code.blaming():
+                return train.predict(network, config.reward.loss, rows)
 
-    def _plan(self, config: SystemConfig) -> Plan:
-        architecture = config.architecture
-        return plan(architecture.layers, self._log, architecture.embedding_dim, config.components)
+    def _prepared(self, config: SystemConfig, trial: bool = False) -> tuple[Code, Plan]:
+        """Φ's components, loaded, and the plan of its network; with `trial` they are tried first.
+
+        Raises RefusedDelta for components that fail, and for any where they may not run.
+        """
+        needed = used(config)
+        measure: Measure | None = None
+        if needed and trial and component_code.permitted():
+            from evorank.model.component_trials import tried
+
+            measure = tried(half=config.optimizer.precision == "bfloat16")
+        code = component_code.load(needed, measure)
+        findings = _tried(config, code) if measure else []
+        try:
+            planned = planned_network(config, self._log, code.signatures)
+        except RefusedDelta as refused:
+            raise RefusedDelta([*findings, *refused.findings]) from None
+        if findings := [*findings, *check_memory(config, planned)]:
+            raise RefusedDelta(findings)
+        return code, planned
+
+
+def _tried(config: SystemConfig, code: Code) -> list[Finding]:
+    """What is wrong with the optimizers and schedule that Φ brings along, tried with its arguments."""
+    from functools import partial
+
+    from evorank.model.component_trials import try_optimizer, try_schedule
+    from evorank.model.optimizers import build_optimizer
+
+    optimizer, findings = config.optimizer, []
+    rules = [("/optimizer", optimizer.name, optimizer.args)]
+    if (table := optimizer.embedding) is not None:
+        rules.append(("/optimizer/embedding", table.name, table.args))
+    for pointer, name, args in rules:
+        if name in code.optimizers:
+            build = partial(build_optimizer, name, args, components=code.optimizers)
+            findings += try_optimizer(name, build, pointer)
+    schedule = optimizer.schedule
+    if schedule.name in code.schedules:
+        findings += try_schedule(schedule.name, code.schedules[schedule.name], schedule.args)
+    return findings
 
 
 def _default(log: LogSchema) -> Phi:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evorank.model.errors import Finding
+from evorank.model.errors import Finding, ToolError
 
 __all__ = ["SCHEDULES", "Range", "check_schedule", "schedule_factor"]
 
@@ -69,7 +69,7 @@ def check_schedule(
     *,
     components: Collection[str] = (),
 ) -> list[Finding]:
-    """Everything wrong with a schedule's name and arguments."""
+    """Everything wrong with a schedule's name and arguments. Of `components`, `components.py` judges."""
     if name in components:
         return []
     if name not in SCHEDULES:
@@ -92,8 +92,23 @@ def check_schedule(
     return findings
 
 
-def schedule_factor(name: str, args: Mapping[str, Any], step: int, steps: int) -> float:
-    """Learning rate at `step` (0-based) of a run of `steps`, as a share of `optimizer.args.lr`."""
+def schedule_factor(
+    name: str,
+    args: Mapping[str, Any],
+    step: int,
+    steps: int,
+    components: Mapping[str, Callable[..., float]] | None = None,
+) -> float:
+    """Learning rate at `step` (0-based) of a run of `steps`, as a share of `optimizer.args.lr`.
+
+    `components` are schedules that Φ brings along, called as f(step, steps, **args). Raises ToolError where
+    one returns anything but a finite number >= 0.
+    """
+    if components and name in components:
+        share = components[name](step, steps, **args)
+        if not (isinstance(share, int | float) and math.isfinite(share) and share >= 0):
+            raise ToolError(f"schedule {name!r} returns {share!r:.80} for step {step} of {steps}.")
+        return float(share)
     value = {key: float(args.get(key, argument.default)) for key, argument in SCHEDULES[name].items()}
     warm = round(value["warmup"] * steps)
     if step < warm:

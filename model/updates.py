@@ -6,7 +6,7 @@ gives, up to float rounding, or where Φ asks for RowwiseAdagrad.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,8 +42,14 @@ class Updates:
         *,
         batch_size: int = 4096,
         rows: bool | None = None,
+        components: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
-        """`rows` forces (True) or forbids (False) row updates that are exact; None chooses by size."""
+        """`rows` forces (True) or forbids (False) row updates that are exact; None chooses by size.
+
+        `components` are optimizers that Φ brings along. They get a gradient for every row of a table: nothing
+        is known of what they do to rows that a batch has not seen.
+        """
+        self._components = components
         self.tables = [module for module in network.modules() if isinstance(module, Table)]
         in_tables = {id(table.weight) for table in self.tables}
         self.dense = [p for p in network.parameters() if id(p) not in in_tables]
@@ -80,7 +86,7 @@ class Updates:
 
     def _add(self, name: str, args: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> None:
         if parameters:
-            self._torch.append(build_optimizer(name, args, parameters))
+            self._torch.append(build_optimizer(name, args, parameters, self._components))
 
     def zero_grad(self) -> None:
         for table in self.tables:

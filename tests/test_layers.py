@@ -20,7 +20,15 @@ FLOORS = {
 }
 TORCH = {
     Path("model") / name
-    for name in ("embedding.py", "layers.py", "network.py", "optimizers.py", "train.py", "updates.py")
+    for name in (
+        "component_trials.py",
+        "embedding.py",
+        "layers.py",
+        "network.py",
+        "optimizers.py",
+        "train.py",
+        "updates.py",
+    )
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evorank.model.component_interface import EXAMPLES
 from evorank.model.config import (
     MAX_ACTIVATIONS,
     SystemConfig,
@@ -39,7 +40,7 @@ PHI = default_phi(
     label="clicked * watched",
     factors={"watched": "LEAST(watch_s / duration_s, 1.0)", "clicked": "CAST(click AS DOUBLE)"},
 )
-GATE = {"kind": "layer", "source": "class Gate(nn.Module):\n    ...\n", "description": "a gate"}
+GATE = {"kind": "layer", "source": EXAMPLES["layer"], "description": "a gate"}
 
 
 def patched(*operations: tuple[str, str, Any]) -> dict[str, Any]:
@@ -172,7 +173,11 @@ def test_the_configuration_is_read_without_torch():
         (("replace", "/reward/label", "tag"), "must be a number or a boolean", "CAST it"),
         (("replace", "/reward/factors/watched", "(SELECT 1)"), "must not use a subquery", "scalar"),
         (("add", "/reward/factors/click", "1"), "has the name of a log column", "Rename it."),
-        (("add", "/components/Gate", {**GATE, "kind": "loss"}), "must be 'layer'", "called in architecture"),
+        (
+            ("add", "/components/Gate", {**GATE, "kind": "loss"}),
+            "must be 'layer'",
+            "are called in architecture",
+        ),
         (("add", "/components/Gate", {**GATE, "source": "class Gate("}), "must be Python that parses", ""),
         (
             ("add", "/components/Gate", {**GATE, "source": "x = 1"}),
@@ -282,18 +287,76 @@ def test_junk_instead_of_a_configuration_never_raises(junk: Any):
 @pytest.mark.parametrize(
     ("kind", "operation"),
     [
-        ("layer", ("replace", "/architecture/layers/h1", "relu(Gate(inputs))")),
-        ("activation", ("replace", "/architecture/layers/h1", "Gate(dense(inputs, 4))")),
-        ("optimizer", ("replace", "/optimizer/name", "Gate")),
-        ("optimizer", ("replace", "/optimizer/embedding", {"name": "Gate"})),
-        ("schedule", ("replace", "/optimizer/schedule", {"name": "Gate"})),
+        ("layer", ("replace", "/architecture/layers/h1", "relu(Own(inputs, 16))")),
+        ("activation", ("replace", "/architecture/layers/h1", "Own(dense(inputs, 4))")),
+        ("optimizer", ("replace", "/optimizer/name", "Own")),
+        ("optimizer", ("replace", "/optimizer/embedding", {"name": "Own"})),
+        ("schedule", ("replace", "/optimizer/schedule", {"name": "Own", "args": {"power": 2.0}})),
     ],
 )
-def test_a_candidate_that_needs_a_component_is_refused_with_one_clear_reason(kind, operation):
-    finding = only_finding(("add", "/components/Gate", {**GATE, "kind": kind}), operation)
-    assert finding.pointer.startswith(operation[1])
-    assert "components cannot run yet" in finding.rule
-    assert finding.value == "Gate"
+def test_a_candidate_may_use_a_component_wherever_its_kind_fits(kind, operation):
+    own = ("add", "/components/Own", {"kind": kind, "source": EXAMPLES[kind]})
+    assert check_config(patched(own, operation), LOG) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation", "pointer", "rule"),
+    [
+        (
+            "layer",
+            ("replace", "/architecture/layers/h1", "Own(inputs)"),
+            "/architecture/layers/h1",
+            "Own(x, units) needs 'units'",
+        ),
+        (
+            "layer",
+            ("replace", "/architecture/layers/h1", "Own(inputs, rate=1)"),
+            "/architecture/layers/h1",
+            "Own(x, units) has no argument 'rate'",
+        ),
+        (
+            "layer",
+            ("replace", "/architecture/layers/h1", "Own(3, 4)"),
+            "/architecture/layers/h1",
+            "`x` of Own(x, units) must be a value, not a number",
+        ),
+        (
+            "layer",
+            ("replace", "/architecture/layers/h1", "Own(input, 4)"),
+            "/architecture/layers/h1",
+            "no feature or binding is called 'input'",
+        ),
+        (
+            "schedule",
+            ("replace", "/optimizer/schedule", {"name": "Own", "args": {"powr": 2.0}}),
+            "/optimizer/schedule/args/powr",
+            "is not an argument of the component Own",
+        ),
+        (
+            "optimizer",
+            ("replace", "/optimizer/embedding", {"name": "Own", "args": {"momentum": 2.0}}),
+            "/optimizer/embedding/args/momentum",
+            "is not an argument of the component Own",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_use_of_a_component_is_told_without_running_it(kind, operation, pointer, rule):
+    source = EXAMPLES[kind].replace("(width, 2 * units)", "(width, 2 * units, 1 / 0)")
+    finding = only_finding(
+        ("add", "/components/Own", {"kind": kind, "source": source}),
+        operation,
+    )
+    assert (finding.pointer, finding.rule) == (pointer, rule)
+
+
+def test_findings_of_other_layers_are_told_beside_a_component_whose_shape_is_unknown():
+    phi = patched(
+        ("add", "/components/Own", GATE),
+        ("replace", "/architecture/layers/h1", "Own(inputs, 16)"),
+        ("replace", "/architecture/layers/h2", "dense(h1, 0)"),
+        ("replace", "/architecture/layers/output", "dense(age, 0)"),
+    )
+    assert {f.pointer.split("/")[-1] for f in check_config(phi, LOG)} == {"h2", "output"}
 
 
 def test_a_component_of_the_wrong_kind_is_refused_for_that():
@@ -311,3 +374,4 @@ def test_a_component_that_nothing_uses_is_valid_and_part_of_the_fingerprint():
 def test_a_component_cannot_take_the_name_of_any_built_in_function():
     for name in FUNCTIONS:
         assert "built-in function" in only_finding(("add", f"/components/{name}", GATE)).rule
+    assert "name of a schedule" in only_finding(("add", "/components/cosine", GATE)).rule

@@ -117,44 +117,6 @@ def test_wide_and_deep():
     assert made.output.parameters == 1000 + 5000 + 30 + 1 + 1
 
 
-def test_ftrl_is_a_component_that_is_well_formed_and_cannot_run_yet():
-    source = '''
-class FTRL(torch.optim.Optimizer):
-    """Follow the regularised leader (McMahan et al., 2013)."""
-
-    def __init__(self, params, lr=0.1, l1=0.0, l2=0.0):
-        super().__init__(params, dict(lr=lr, l1=l1, l2=l2))
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                z = state.setdefault("z", torch.zeros_like(p))
-                n = state.setdefault("n", torch.zeros_like(p))
-                g = p.grad
-                sigma = ((n + g * g).sqrt() - n.sqrt()) / group["lr"]
-                z.add_(g - sigma * p)
-                n.add_(g * g)
-                shrunk = (torch.sign(z) * group["l1"] - z) / (n.sqrt() / group["lr"] + group["l2"])
-                p.copy_(torch.where(z.abs() > group["l1"], shrunk, 0.0))
-'''
-    brought = {"op": "add", "path": "/components/FTRL", "value": {"kind": "optimizer", "source": source}}
-    candidate([brought], OPTIMIZER, operations=1)
-    used = apply_delta(
-        PRODUCTION,
-        [
-            brought,
-            {"op": "replace", "path": "/optimizer/name", "value": "FTRL"},
-            {"op": "replace", "path": "/optimizer/args", "value": {"lr": 0.1, "l1": 0.001}},
-        ],
-        OPTIMIZER,
-    )
-    (finding,) = check_config(used, LOG)
-    assert finding.pointer == "/optimizer/name"
-    assert "components cannot run yet" in finding.rule
-
-
 def test_a_reward_factor_for_active_engagement():
     phi = candidate(
         [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,8 +13,11 @@ from evorank.model.expression import (
     Call,
     Name,
     Number,
+    Parameter,
     Plan,
     Sequence,
+    Signature,
+    Unshaped,
     Vector,
     arguments,
     parse_layer,
@@ -370,9 +374,28 @@ def test_output_must_be_defined():
         plan({"h1": "relu(age)"}, LOG, DIM)
 
 
-def test_a_component_call_is_refused_because_components_cannot_run():
-    with pytest.raises(RefusedDelta, match="components cannot run yet"):
-        plan({"output": "Gate(inputs)"}, LOG, DIM, components={"Gate": object()})
+GATE = Signature("Gate", (Parameter("x", "value"), Parameter("units", "number")), "", None)
+
+
+def test_a_component_without_a_rule_leaves_the_plan_without_shapes():
+    with pytest.raises(Unshaped, match="Components run only inside the evaluator"):
+        plan({"output": "Gate(inputs, 2)"}, LOG, DIM, {"Gate": GATE})
+
+
+def test_a_component_with_a_rule_is_planned_like_any_function():
+    halving = replace(GATE, rule=lambda x, units: (Vector(x.width // units), 7))
+    made = plan({"h": "relu(Gate(inputs, units=2))", "output": "Gate(h, 2)"}, LOG, DIM, {"Gate": halving})
+    assert made.output.shape == Vector(INPUTS // 4)
+    assert made.dense_parameters == 14 + INPUTS // 4 + 1
+
+
+def test_a_component_that_fails_its_trial_is_told_where_its_source_is():
+    def rule(x, units):
+        raise RefusedDelta([Finding("/components/Gate/source", "is not finite")])
+
+    with pytest.raises(RefusedDelta) as caught:
+        plan({"output": "Gate(inputs, 2)"}, LOG, DIM, {"Gate": replace(GATE, rule=rule)})
+    assert [f.pointer for f in caught.value.findings] == ["/components/Gate/source"]
 
 
 def test_a_hint_lists_no_more_names_than_fit():

@@ -13,7 +13,7 @@ from evorank.model.config import default_phi
 from evorank.model.conformance import conformance
 from evorank.model.conformance.planted import EXAMPLE_LOG, loss_of, planted
 from evorank.model.delta import apply_delta
-from evorank.model.errors import ConfigurationError, RefusedDelta, ToolError
+from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.ranker import NeuralRanker
 from evorank.model.system import LogSchema, RankingSystem
 
@@ -76,19 +76,6 @@ def test_what_the_paper_found_is_a_small_delta_that_trains(ranker, changes):
     predictions = ranker.predict(phi, weights, rows)
     assert predictions.shape == (12_000,)
     assert loss_of(predictions, labels, "bce") < np.log(2) - 0.05
-
-
-def test_an_optimizer_that_torch_lacks_needs_a_component_and_is_refused_for_now(ranker):
-    source = "class FTRL(torch.optim.Optimizer):\n    pass\n"
-    phi = patched(
-        ("/components", {"FTRL": {"kind": "optimizer", "source": source}}),
-        ("/optimizer/name", "FTRL"),
-        ("/optimizer/args", {"lr": 0.1}),
-    )
-    (finding,) = ranker.check(phi)
-    assert "components cannot run yet" in finding.rule
-    with pytest.raises(RefusedDelta):
-        ranker.fit(phi, *planted(EXAMPLE_LOG, 100, 0), 0)
 
 
 @pytest.mark.parametrize(
