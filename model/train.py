@@ -26,6 +26,7 @@ from evorank.model.system import Float32, Loss, Rows, Weights
 from evorank.model.updates import Updates
 
 if TYPE_CHECKING:
+    from evorank.model.component_code import Code
     from evorank.model.config import Optimizer
     from evorank.model.expression import Plan
     from evorank.model.system import Feature
@@ -59,11 +60,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def build(plan: Plan, features: tuple[Feature, ...], seed: int) -> RankingNetwork:
-    """A freshly initialised network. Leaves torch's global generator as it was."""
+def build(plan: Plan, features: tuple[Feature, ...], seed: int, code: Code | None = None) -> RankingNetwork:
+    """A freshly initialised network; `code` holds its components. Leaves torch's generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return RankingNetwork(plan, features)
+        return RankingNetwork(plan, features, code.builders if code else None)
 
 
 def steps_of(rows: int, batch_size: int, epochs: float) -> int:
@@ -152,6 +153,7 @@ def fit(
     rows: Rows,
     labels: Float32,
     seed: int,
+    code: Code | None = None,
 ) -> None:
     """Train `network` in place on `rows` and `labels` float32 [n].
 
@@ -163,7 +165,7 @@ def fit(
     steps = steps_of(len(rows), optimizer.batch_size, optimizer.epochs)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _loop(network, optimizer, _LOSSES[loss], _Cutter(rows), np.asarray(labels), steps, seed)
+        _loop(network, optimizer, _LOSSES[loss], _Cutter(rows), np.asarray(labels), steps, seed, code)
 
 
 def _loop(
@@ -174,6 +176,7 @@ def _loop(
     labels: Float32,
     steps: int,
     seed: int,
+    code: Code | None,
 ) -> None:
     table = optimizer.embedding
     updates = Updates(
@@ -182,7 +185,9 @@ def _loop(
         optimizer.args,
         (table.name, table.args) if table else None,
         batch_size=optimizer.batch_size,
+        components=code.optimizers if code else None,
     )
+    own = code.schedules if code else None
     schedule = optimizer.schedule
     half = optimizer.precision == "bfloat16"
     rows = len(labels)
@@ -191,7 +196,7 @@ def _loop(
     network.train()
     for step, index in enumerate(batches(len(labels), optimizer.batch_size, steps, seed)):
         target = torch.from_numpy(labels.take(index))
-        updates.scale(schedule_factor(schedule.name, schedule.args, step, steps))
+        updates.scale(schedule_factor(schedule.name, schedule.args, step, steps, own))
         updates.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = network(cut(index))
@@ -245,23 +250,29 @@ def predict(network: RankingNetwork, loss: Loss, rows: Rows) -> Float32:
 
 
 def to_weights(network: RankingNetwork) -> dict[str, npt.NDArray[Any]]:
-    """The network's parameters by name, float32."""
+    """The network's parameters by name, float32, and the buffers of its components."""
     return {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
 
 
-def load(plan: Plan, features: tuple[Feature, ...], weights: Weights) -> RankingNetwork:
-    """A network around `weights`, sharing their memory. ToolError for a missing, extra or misshapen array."""
-    with torch.device("meta"):
-        network = RankingNetwork(plan, features)
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def load(
+    plan: Plan, features: tuple[Feature, ...], weights: Weights, code: Code | None = None
+) -> RankingNetwork:
+    """A network around `weights`, sharing their memory; `code` holds its components.
+
+    ToolError for a missing, extra or misshapen array.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = RankingNetwork(plan, features, code.builders if code else None)
+    wanted = network.state_dict()
     if set(wanted) != set(weights):
         missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
         raise ToolError(f"these weights are of another Φ: missing {missing}, unexpected {extra}.")
     state = {}
-    for name, shape in wanted.items():
+    for name, tensor in wanted.items():
         array = np.asarray(weights[name])
-        if array.shape != shape or array.dtype != np.float32:
-            raise ToolError(f"weights {name!r} must be float32 {shape}, got {array.dtype} {array.shape}.")
+        shape, kind = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        if array.shape != shape or array.dtype.name != kind:
+            raise ToolError(f"weights {name!r} must be {kind} {shape}, got {array.dtype} {array.shape}.")
         state[name] = torch.from_numpy(array if array.flags.writeable else array.copy())
     network.load_state_dict(state, assign=True)
     return network
