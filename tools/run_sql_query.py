@@ -1,6 +1,7 @@
 """run_sql_query: an agent's look at the log. Training period only, one SELECT, bounded in every direction.
 
-The SQL never runs in this process; `sql_worker.py` says why it can do no harm where it does.
+The SQL never runs in this process; `sql_worker.py` says why it can do no harm where it does. What comes back
+is checked here, as if the SQL had won there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.model.data import Dataset
 from evorank.model.errors import RefusedQuery, ToolError
-from evorank.tools.evaluator.executor import PASSED_ENVIRONMENT
 
 if TYPE_CHECKING:
     from evorank.tools.workbench import Workbench
@@ -31,14 +31,18 @@ __all__ = ["Limits", "QueryResult", "SqlProcess", "run_sql_query"]
 COPY_ROWS = 5_000_000
 """Longer training periods are copied from their most recent rows only; the result says so."""
 LOADING_SECONDS = 300.0
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""All that the process sees of an environment, but for where code lies: only one thread can be locked."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one query may take: `rows` and `characters` of result, wall `seconds`, `memory` in bytes."""
+    """What one query may take: `rows` and `characters` of result, `cell` characters of one value, wall
+    `seconds`, `memory` in bytes."""
 
     rows: int = 50
     characters: int = 6_000
+    cell: int = 200
     seconds: float = 20.0
     memory: int = 1 << 30
 
@@ -88,6 +92,7 @@ class SqlProcess:
             "sql": sql,
             "rows": limits.rows,
             "characters": limits.characters,
+            "cell": limits.cell,
             "seconds": limits.seconds,
         }
         with self._lock:
@@ -97,8 +102,12 @@ class SqlProcess:
             # At its limit the query is interrupted; where DuckDB does not listen, the process is killed.
             found = self._ask(request, limits.seconds + 1.0, f"took longer than {limits.seconds:g} seconds")
         if "refused" in found:
-            raise RefusedQuery(found["refused"])
-        return QueryResult(**found, note=self._note)
+            raise RefusedQuery(str(found["refused"])[:1_000])
+        try:
+            return _checked(QueryResult(**found, note=self._note), limits)
+        except (TypeError, ValueError) as error:
+            self.close()
+            raise RefusedQuery("The query gave no table, and its process was ended.") from error
 
     def close(self) -> None:
         with self._lock:
@@ -106,7 +115,8 @@ class SqlProcess:
 
     def _start(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
-        environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
+        environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        environment |= ONE_THREAD
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with theirs:
             process = subprocess.Popen(
@@ -137,7 +147,9 @@ class SqlProcess:
             if not self._pipe.poll(limit):
                 self._stop()
                 raise RefusedQuery(f"The query {late} and was killed. Aggregate, sample or filter more.")
-            found: dict[str, Any] = json.loads(self._pipe.recv_bytes(1 << 24))
+            found = json.loads(self._pipe.recv_bytes(1 << 24))
+            if not isinstance(found, dict):
+                raise ValueError("no object")
         except (EOFError, OSError, ValueError) as error:
             self._stop()
             raise RefusedQuery(
@@ -151,6 +163,19 @@ class SqlProcess:
         if self._end is not None:
             self._end()
         self._process = self._pipe = self._end = None
+
+
+def _checked(result: QueryResult, limits: Limits) -> QueryResult:
+    """The result, if it is the small table that was asked for; else ValueError."""
+    plain = str | int | float | None
+    if len(result.rows) > limits.rows:
+        raise ValueError(f"{len(result.rows)} rows")
+    for row in result.rows:
+        if len(row) != len(result.columns):
+            raise ValueError(f"{len(row)} values for {len(result.columns)} columns")
+        if not all(isinstance(value, plain) and len(str(value)) <= limits.cell for value in row):
+            raise ValueError("a value that is long or not plain")
+    return result
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

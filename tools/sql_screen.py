@@ -79,10 +79,21 @@ def screen(sql: str, connection: duckdb.DuckDBPyConnection) -> str:
     if tree.get("error"):
         raise Refused(f"The query cannot be examined ({tree.get('error_message')}). Write a plain SELECT.")
     nodes = list(_nodes(tree))
-    known = {"log"} | {name.lower() for node in nodes for name in _ctes(node)}
+    names = {name.lower() for node in nodes for name in _ctes(node)}
+    # Outside its own SELECT the name of a CTE is whatever else bears it, a file even: so nothing else may.
+    if strange := [name for name in names if not name.isidentifier()]:
+        raise Refused(f"A CTE must have a name of letters, digits and _, got {min(strange)!r}.")
+    if taken := names & _catalog(connection):
+        raise Refused(f"A CTE may not be named {min(taken)!r}, a name of DuckDB's own. Choose another.")
+    known = {"log"} | names
     for node in nodes:
         _check(node, known)
     return sql
+
+
+def _catalog(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    found = connection.execute("SELECT view_name FROM duckdb_views() WHERE internal").fetchall()
+    return {str(name).lower() for (name,) in found}
 
 
 def _check(node: dict[str, Any], known: set[str]) -> None:

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 import os
+import resource
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +18,7 @@ from small_world import SmallSurface
 from evorank.model.errors import RefusedQuery
 from evorank.model.system import Objective
 from evorank.tools import run_sql_query as module
+from evorank.tools.evaluator.lock import self_test
 from evorank.tools.run_sql_query import Limits, run_sql_query
 from evorank.tools.workbench import Workbench
 
@@ -127,6 +135,15 @@ HOSTILE = {
     "quoted function": "SELECT \"getenv\"('PATH')",
     "method call": "SELECT ('PATH').getenv()",
     "show": "SHOW ALL TABLES",
+    "alias of a file": "SELECT * FROM read_text('/etc/passwd') AS log",
+    "log as the name of another": "WITH log AS (SELECT * FROM read_text('/etc/passwd')) SELECT * FROM log",
+    "file as the name of a CTE": 'SELECT * FROM (WITH "/etc/passwd" AS (SELECT 1) FROM "/etc/passwd") AS a, '
+    '"/etc/passwd" AS b',
+    "catalog as the name of a CTE": "SELECT * FROM (WITH duckdb_tables AS (SELECT 1) SELECT * FROM "
+    "duckdb_tables) AS a, duckdb_tables AS b",
+    "column alias of a file": "SELECT t.x FROM (VALUES (1)) AS v(a), read_text('/etc/passwd') AS t(x)",
+    "alias in a lateral join": "SELECT * FROM log AS l, LATERAL (SELECT * FROM glob('/*')) AS g",
+    "table before its time": 'FROM "log" AT (VERSION => 1)',
     "unknown column": "SELECT nothing_here FROM log",
     "too long": "SELECT " + "1 + " * 5_000 + "1",
     "too deep": "SELECT " + "(" * 4_000 + "1" + ")" * 4_000,
@@ -187,6 +204,183 @@ def test_the_database_itself_refuses_what_the_screen_would_let_pass(bench, attac
     with open_copy(bench.dataset.training_table(), 0, 256 << 20) as connection, pytest.raises(duckdb.Error):
         connection.execute(attack.format(directory=bench.dataset.directory)).fetchall()
     assert contents(bench.dataset.directory) == before
+
+
+class Worker:
+    """The worker process alone, with walls taken away by `change`, Python that runs in it first."""
+
+    def __init__(self, dataset, change=""):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            code = f"from evorank.tools import sql_worker as w\n{change}\nw.main({theirs.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                pass_fds=[theirs.fileno()],
+                env=module.ONE_THREAD
+                | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+        self._pipe = Connection(ours.detach())
+        self.loaded = self._ask({"table": dataset.training_table(), "first_row": 0, "memory": QUICK.memory})
+
+    def query(self, sql):
+        """Its answer; {"ended": exit status} where it gave none."""
+        return self._ask({"sql": sql, "rows": 50, "characters": 6_000, "cell": 200, "seconds": 1.0})
+
+    def _ask(self, request):
+        try:
+            self._pipe.send_bytes(json.dumps(request).encode())
+            return json.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            return {"ended": self._process.wait()}
+
+    def close(self):
+        self._pipe.close()
+        self._process.wait()
+
+
+@pytest.fixture
+def worker(dataset):
+    """worker(change): a worker process of its own."""
+    started = []
+
+    def start(change=""):
+        started.append(Worker(dataset, change))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+UNSCREENED = "w.screen = lambda sql, connection: sql\n"
+TRUSTING = UNSCREENED + "w.LOCKS = w.LOCKS[:2]\n"
+"""Only the kernel's lock is left; the two settings kept are of threads."""
+UNLOCKED = "w.lock = lambda *a, **k: None\n"
+needs_a_lock = pytest.mark.skipif(self_test().tier == "degraded", reason=str(self_test().missing))
+REACHING = {
+    "read": "SELECT content::VARCHAR FROM read_blob('/etc/passwd')",
+    "list": "SELECT * FROM glob('/etc/*')",
+    "copy away": "COPY log TO '{tmp_path}/stolen.csv'",
+    "copy over the log": "COPY (SELECT 1) TO '{directory}/train.parquet'",
+    "attach": "ATTACH '{tmp_path}/new.db'",
+    "other periods": "SELECT COUNT(*) FROM read_parquet('{directory}/test.parquet')",
+}
+
+
+@needs_a_lock
+@pytest.mark.parametrize("attack", REACHING)
+def test_the_kernel_alone_keeps_a_query_from_files(worker, dataset, tmp_path, attack):
+    """No screen, no setting of DuckDB: the locked process still cannot, and lives on."""
+    before = contents(dataset.directory)
+    locked = worker(TRUSTING)
+    found = locked.query(REACHING[attack].format(directory=dataset.directory, tmp_path=tmp_path))
+    assert "refused" in found or found["rows"] == [], found  # of glob, nothing is listed
+    assert locked.query("SELECT COUNT(*) FROM log")["rows"] == [[locked.loaded["rows"]]]
+    assert contents(dataset.directory) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("attack", ["read", "list", "copy away", "attach"])
+def test_without_the_lock_the_same_query_gets_what_it_wants(worker, dataset, tmp_path, attack):
+    found = worker(TRUSTING + UNLOCKED).query(REACHING[attack].format(directory="", tmp_path=tmp_path))
+    assert "refused" not in found
+    assert found["rows"] or list(tmp_path.iterdir())
+
+
+def test_copy_to_the_databases_own_path_destroys_nothing(worker, dataset):
+    """An in-memory database has no path of its own; what it was loaded from cannot be opened any more."""
+    before = contents(dataset.directory)
+    loose = worker(UNSCREENED)
+    for path in (dataset.directory / "train.parquet", ":memory:", "memory"):
+        found = loose.query(f"COPY (SELECT 1) TO '{path}'")
+        assert "refused" in found
+    assert loose.query("SELECT COUNT(*) FROM log")["rows"] == [[loose.loaded["rows"]]]
+    assert contents(dataset.directory) == before
+
+
+def test_a_worker_holds_the_training_period_and_nothing_else(worker, dataset):
+    loose = worker(UNSCREENED)
+    assert loose.query("SELECT table_name FROM duckdb_tables()")["rows"] == [["log"]]
+    assert loose.query("SELECT MAX(row) FROM log")["rows"] == [[dataset.bounds["train"].stop - 1]]
+    shown = {row[0] for row in loose.query("DESCRIBE log")["rows"]}
+    assert shown == {row[0] for row in dataset.connect().execute("DESCRIBE log").fetchall()}
+
+
+def test_a_function_that_ignores_interrupts_ends_its_process_though_nobody_kills_it(worker):
+    """... as where the parent has died meanwhile. Nothing else may be running for ever."""
+    deaf = "SELECT levenshtein(repeat('a', 1000000), repeat('b', 1000000))"
+    assert worker(UNSCREENED).query(deaf) == {"ended": 1}
+
+
+@needs_a_lock
+def test_memory_that_duckdb_does_not_count_is_bounded_by_the_kernel(worker):
+    change = (
+        TRUSTING + "def screen(sql, connection): return str(len(bytearray(2 * w.BESIDE)))\nw.screen = screen"
+    )
+    found = worker(change).query("anything")
+    assert found == {"refused": "The query needed too much memory. Aggregate, sample or filter more."}
+
+
+def test_a_worker_ends_with_its_pipe_and_not_with_the_thread_that_started_it(worker, dataset):
+    import threading
+
+    made = []
+    thread = threading.Thread(target=lambda: made.append(worker()))
+    thread.start()
+    thread.join()
+    assert made[0].query("SELECT 1")["rows"] == [[1]]
+    made[0].close()
+    assert made[0]._process.returncode == 0
+
+
+LIES = {
+    "more rows than allowed": '{"columns": ["a"], "rows": [[1], [2], [3]], "truncated": false, "seconds": 0}',
+    "rows of another width": '{"columns": ["a"], "rows": [[1, 2]], "truncated": false, "seconds": 0}',
+    "a long value": '{"columns": ["a"], "rows": [["' + "x" * 300 + '"]], "truncated": false, "seconds": 0}',
+    "a value within a value": '{"columns": ["a"], "rows": [[[1]]], "truncated": false, "seconds": 0}',
+    "no columns": '{"rows": [], "truncated": false, "seconds": 0}',
+    "something else": '{"columns": [], "rows": [], "truncated": false, "seconds": 0, "note": "trust me"}',
+    "a list": "[1, 2]",
+    "a number": "7",
+    "not JSON": "{",
+    "not text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_worker_that_was_taken_over_gets_no_wrong_table_past_the_parent(bench, monkeypatch, lie):
+    run_sql_query("SELECT 1", bench)
+    real = bench.sql._pipe
+
+    class Lying:
+        def recv_bytes(self, most):
+            real.recv_bytes(most)
+            return LIES[lie].encode(errors="surrogateescape")
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    monkeypatch.setattr(bench.sql, "_pipe", Lying())
+    with pytest.raises(RefusedQuery):
+        run_sql_query("SELECT 1", bench, Limits(rows=2))
+    monkeypatch.undo()
+    bench.sql.close()
+    assert run_sql_query("SELECT 1 AS one", bench, Limits(rows=2)).rows == [[1]]
+
+
+def test_many_queries_do_not_add_up_to_a_kill(bench):
+    """There is no limit on the CPU of all queries together: each has its own wall limit."""
+    bench.sql.run("SELECT 1", QUICK)
+    of_all = resource.prlimit(bench.sql._process.pid, resource.RLIMIT_CPU)
+    assert of_all == resource.getrlimit(resource.RLIMIT_CPU)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pytz") is not None, reason="with pytz it can be shown")
+def test_a_type_that_python_cannot_show_is_refused_with_what_to_do(bench):
+    with pytest.raises(RefusedQuery, match="CAST the value to VARCHAR") as refusal:
+        run_sql_query("SELECT now()", bench)
+    assert "Traceback" not in str(refusal.value)
+    assert run_sql_query("SELECT now()::VARCHAR", bench).rows
 
 
 def test_a_query_that_ignores_interrupts_is_killed_and_the_next_one_works(bench):

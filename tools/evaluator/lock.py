@@ -46,13 +46,15 @@ __all__ = [
 
 LAYERS = ("privileges", "limits", "landlock", "seccomp")
 """In the order in which they are put on: each would keep the ones before it from being put on later."""
+PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a locked process may use from now on, beyond what it has used and holds when it locks itself."""
 
-    cpu_seconds: int
+    cpu_seconds: int | None
+    """None leaves CPU to the wall limit of a parent: for those that stay and answer requests."""
     memory: int
     """Bytes of memory it may add, of address space and of writable memory alike."""
     file_bytes: int = 1 << 20
@@ -98,7 +100,7 @@ def _put_on(
     dies_with_parent: bool = True,
 ) -> dict[str, str]:
     """Put on `layers`; returns what could not be put on, and why. Only tests leave layers out."""
-    if (running := _threads()) > 1:
+    if (running := _threads_left()) > 1:
         # Landlock, seccomp and capabilities bind the calling thread: others would stay free.
         raise LockError(f"`lock` needs a process with one thread, this one has {running}.")
     steps: dict[str, Callable[[], None]] = {
@@ -117,9 +119,13 @@ def _put_on(
     return missing
 
 
-def _threads() -> int:
+def _threads_left() -> int:
+    """How many threads there are; one that was joined just now may still be leaving, and is waited for."""
+    patience = time.monotonic() + PATIENCE
     try:
-        return len(os.listdir("/proc/self/task"))
+        while (running := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < patience:
+            time.sleep(0.001)
+        return running
     except OSError:
         return 1  # no /proc: nothing that binds single threads is there either
 
@@ -155,9 +161,7 @@ def _limit(limits: Limits, threads: bool) -> None:
     with open("/proc/self/statm") as stream:
         pages = [int(word) for word in stream.read().split()]
     space, data = pages[0] * resource.getpagesize(), pages[5] * resource.getpagesize()
-    seconds = math.ceil(time.process_time()) + limits.cpu_seconds
     wanted = {
-        resource.RLIMIT_CPU: (seconds, seconds + 1),
         resource.RLIMIT_AS: (space + limits.memory,) * 2,
         resource.RLIMIT_DATA: (data + limits.memory,) * 2,
         resource.RLIMIT_FSIZE: (limits.file_bytes,) * 2,
@@ -165,6 +169,9 @@ def _limit(limits: Limits, threads: bool) -> None:
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),
     }
+    if limits.cpu_seconds is not None:
+        seconds = math.ceil(time.process_time()) + limits.cpu_seconds
+        wanted[resource.RLIMIT_CPU] = (seconds, seconds + 1)
     if not threads:  # counts threads too, and all of the user's: no number is right where some are needed
         wanted[resource.RLIMIT_NPROC] = (0, 0)
     for kind, (soft, hard) in wanted.items():

@@ -154,6 +154,18 @@ def test_cpu_used_before_the_lock_does_not_count():
     assert shown == {"alive": True}
 
 
+def test_cpu_can_be_left_to_the_parents_clock():
+    shown, _ = run(
+        """
+        import resource
+        before = resource.getrlimit(resource.RLIMIT_CPU)
+        lock(Limits(cpu_seconds=None, memory=64 * MB))
+        show(same=resource.getrlimit(resource.RLIMIT_CPU) == before)
+        """
+    )
+    assert shown == {"same": True}
+
+
 def test_a_file_grows_to_its_limit_and_no_further(tmp_path):
     shown, _ = run(
         f"""
