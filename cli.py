@@ -34,6 +34,8 @@ app.add_typer(journal_app, name="journal")
 app.add_typer(surface_app, name="surface")
 
 BUDGET_SPENT, INTERRUPTED = 3, 130
+PLACE = ("executor", "address", "workers", "allow_degraded")
+"""Flags of `run` that say where trainings run, and nothing of what they find."""
 
 
 class View(StrEnum):
@@ -41,6 +43,11 @@ class View(StrEnum):
     live = "live"
     lines = "lines"
     none = "none"
+
+
+class Where(StrEnum):
+    local = "local"
+    ray = "ray"
 
 
 class Layout(StrEnum):
@@ -120,9 +127,27 @@ def run(
     parallel: Annotated[
         int | None, typer.Option(min=1, max=64, help="Candidates in flight. Default: 4.", show_default=False)
     ] = None,
+    executor: Annotated[
+        Where | None,
+        typer.Option(
+            help="Where to train: this machine, or a Ray cluster. Default: local.", show_default=False
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster, HOST:PORT or auto. Default: start Ray here.", show_default=False),
+    ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Training processes. Default: the cores.", show_default=False),
+        typer.Option(min=1, max=4096, help="Training processes. Default: the cores.", show_default=False),
+    ] = None,
+    allow_degraded: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-degraded",
+            help="Train also where the lock around candidates' code is not whole.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -149,7 +174,10 @@ def run(
             "seed": seed,
             "seeds": seeds,
             "parallel": parallel,
+            "executor": executor.value if executor else None,
+            "address": address,
             "workers": workers,
+            "allow_degraded": allow_degraded or None,
             "home": str(home) if home else None,
         }
         settings = load_settings({name: value for name, value in flags.items() if value is not None})
@@ -193,7 +221,11 @@ def _plan(
     if resume is None:
         context = Context(**settings.context())
         return new_plan(context, steps or settings.steps), context
-    given = [f"--{name}" for name, value in flags.items() if value is not None and name != "home"]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in flags.items()
+        if value is not None and name not in {"home", *PLACE}
+    ]
     if steps is not None:
         given.append("--steps")
     if given:
@@ -202,7 +234,11 @@ def _plan(
         )
     home = Path(settings.home)
     plan = load_plan(home, latest_run(home) if resume == "latest" else resume)
-    return plan, Context(**(plan.context | {"home": str(home)}))
+    # Where a run is trained may change on the way: the results do not.
+    place = {name: value for name, value in flags.items() if name in PLACE and value is not None}
+    if place.get("executor") == "local":
+        place.setdefault("address", None)
+    return plan, Context(**(plan.context | {"home": str(home)} | place))
 
 
 def _opening(plan: Plan, context: Context) -> str:

@@ -32,7 +32,8 @@ from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import Persona, load_personas
 from evorank.surfaces.surface import open_surface
 from evorank.tools.alignment import outcomes
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
+from evorank.tools.evaluator.executor import Executor
 from evorank.tools.workbench import Workbench
 
 __all__ = ["Context", "Session", "chat_model", "close_sessions", "context_of", "open_session"]
@@ -73,8 +74,18 @@ class Context(BaseModel):
         le=64,
         description="Candidates in flight; each batch sees the journal as it was before it",
     )
+    executor: ExecutorName = Field(
+        default="local", description="Where candidates are trained: on this machine, or on a Ray cluster"
+    )
+    address: str | None = Field(
+        default=None,
+        description="Ray cluster as HOST:PORT, or auto for this machine's own; empty: Ray is started here",
+    )
     workers: int | None = Field(
-        default=None, ge=1, le=256, description="Training processes; empty: one per core"
+        default=None, ge=1, le=4096, description="Training processes; empty: one per core"
+    )
+    allow_degraded: bool = Field(
+        default=False, description="Train also where the lock around candidates' code is not whole"
     )
     steering: list[str] = Field(
         default_factory=list,
@@ -89,8 +100,8 @@ class Context(BaseModel):
     )
     chat_model: SkipJsonSchema[BaseChatModel | None] = Field(default=None, exclude=True)
     """A live chat model in place of `model`."""
-    executor: SkipJsonSchema[Any] = Field(default=None, exclude=True)
-    """A live executor in place of a local pool of `workers`; closed by whoever made it."""
+    pool: SkipJsonSchema[Any] = Field(default=None, exclude=True)
+    """A live executor in place of the one that `executor` names; closed by whoever made it."""
 
     def home_path(self) -> Path:
         """Absolute, so that a later change of the working directory does not split a run in two."""
@@ -206,16 +217,16 @@ def open_session(context: Context) -> Session:
     Raises ConfigurationError (unknown surface, persona, model string), LogError, JournalError.
     """
     home = context.home_path()
-    live = (id(context.chat_model), id(context.executor))
+    live = (id(context.chat_model), id(context.pool))
     key = (home, context.model_dump_json(exclude={"home"}), live)
     with _lock:
         if key not in _sessions:
             if context.chat_model is None and context.model is not None:
                 chat_model(context.model, 0)  # a wrong name is told now, not after the log is encoded
+            if context.pool is None:  # and so is what cannot train
+                require_executor(context.executor, context.address)
             surface = open_surface(home, context.surface)
-            executor = context.executor or _share(
-                ("pool", context.workers), lambda: LocalPool(context.workers), LocalPool.close
-            )
+            executor = context.pool or _executor(context)
             bench: Workbench = _share(
                 ("bench", home, context.surface, context.seeds, id(executor)),
                 lambda: Workbench(surface, executor, home / "cache", context.seeds),
@@ -224,6 +235,15 @@ def open_session(context: Context) -> Session:
             journal = _share(("journal", home), lambda: Journal.open(home), Journal.close)
             _sessions[key] = Session(context, bench, journal)
         return _sessions[key]
+
+
+def _executor(context: Context) -> Executor:
+    asked = (context.executor, context.address, context.workers)
+
+    def make() -> Executor:
+        return open_executor(*asked, allow_degraded=context.allow_degraded)
+
+    return _share(("pool", asked, context.allow_degraded), make, lambda made: made.close())
 
 
 def _share(key: object, make: Callable[[], Made], close: Callable[[Made], None]) -> Made:

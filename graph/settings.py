@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from evorank.model.errors import ConfigurationError, EvorankError
+from evorank.tools.evaluator.choose import ExecutorName, require_executor
 
 __all__ = ["Settings", "health", "load_settings"]
 
@@ -38,7 +39,10 @@ class Settings(BaseSettings):
     seed: int = Field(0, ge=0, description="Seed of proposals and trainings")
     seeds: int = Field(8, ge=2, le=32, description="Paired trainings of a finalist")
     parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
-    workers: int | None = Field(None, ge=1, le=256, description="Training processes; none: the cores")
+    executor: ExecutorName = Field("local", description="Where candidates are trained: local or ray")
+    address: str | None = Field(None, description="Ray cluster as HOST:PORT or auto; none: start Ray here")
+    workers: int | None = Field(None, ge=1, le=4096, description="Training processes; none: the cores")
+    allow_degraded: bool = Field(False, description="Train also where the lock is not whole")
 
     @classmethod
     def settings_customise_sources(
@@ -63,7 +67,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        source = f"--{name}" if name in flags else f"EVORANK_{name.upper()} or evorank.toml"
+        source = f"--{name.replace('_', '-')}" if name in flags else f"EVORANK_{name.upper()} or evorank.toml"
         known = ", ".join(Settings.model_fields)
         hint = f" Settings are: {known}." if first["type"] == "extra_forbidden" else ""
         raise ConfigurationError(
@@ -75,7 +79,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
 
 def health(settings: Settings) -> list[dict[str, Any]]:
     """What `doctor` says: one row per thing that a run needs, with what to mend."""
-    checks = (_python, _packages, _home, _chat_model, _surface, _workers)
+    checks = (_python, _packages, _home, _chat_model, _surface, _executor, _lock)
     results = []
     for check in checks:
         try:
@@ -135,11 +139,35 @@ def _surface(settings: Settings) -> str:
     return f"{settings.surface} with {counts} rows; others here: {others}"
 
 
-def _workers(settings: Settings) -> str:
+def _executor(settings: Settings) -> str:
     import os
 
+    require_executor(settings.executor, settings.address)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if settings.executor == "local":
+        where = f"local, {settings.workers or cores} training processes on {cores} cores"
+    elif settings.address is None:
+        where = f"ray {version('ray')}, started here, {settings.workers or cores} training processes"
+    else:
+        where = f"ray {version('ray')} at {settings.address}, {settings.workers or 'all its'} CPUs"
     return (
-        f"{settings.workers or cores} training processes on {cores} cores; `python cli.py run` would try "
-        f"{settings.steps} candidates, {settings.parallel} at a time, {settings.seeds} seeds per finalist"
+        f"{where}; `python cli.py run` would try {settings.steps} candidates, {settings.parallel} at a time, "
+        f"{settings.seeds} seeds per finalist"
+    )
+
+
+def _lock(settings: Settings) -> str:
+    """The tier in force on this machine, tried out just now: what a run here would refuse or accept."""
+    from evorank.tools.evaluator.tier import HOLDS, self_test
+
+    report = self_test()
+    holding = [layer + said.removeprefix(HOLDS) for layer, said in report.layers.items()]
+    if report.tier != "degraded":
+        return f"{report.tier}: code of candidates cannot leave its process; {', '.join(holding)} hold"
+    missing = "; ".join(f"{layer}: {said}" for layer, said in report.missing.items())
+    if settings.allow_degraded:
+        return f"degraded, as allowed, so trust every model that proposes code; {missing}"
+    raise ConfigurationError(
+        f"degraded: candidates cannot be locked up here; {missing}. A run needs Linux 5.13 or later on x86-64 "
+        "or aarch64, or --allow-degraded where every model that proposes code is trusted."
     )

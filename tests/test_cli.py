@@ -205,6 +205,8 @@ def test_kill_9_loses_no_finished_step_and_resume_repeats_none(tmp_path: Path) -
         (("run", "--resume", "latest"), ["no unfinished run"]),
         (("run", "--resume", "latest", "--seed", "3"), ["--seed", "leave out"]),
         (("run", "--steps", "0"), ["--steps"]),
+        (("run", "--executor", "spark"), ["--executor", "spark", "local", "ray"]),
+        (("run", "--address", "head:6379"), ["`address`", "head:6379", "--executor ray"]),
         (("journal", "list"), ["journal"]),
         (("surface", "describe", "nosuch"), ["surface", "nosuch"]),
         (("surface", "import", "movielens", "/nosuch/folder"), ["/nosuch/folder"]),
@@ -217,6 +219,54 @@ def test_wrong_input_is_one_clear_error_with_exit_code_2(tmp_path: Path, argumen
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", ["`address` (--address)", "127.0.0.1:1", "refused", "ray start"]),
+        ("ray://head:10001", ["`address` (--address)", "HOST:PORT", "ray://head:10001"]),
+    ],
+)
+def test_a_ray_cluster_that_cannot_be_reached_is_one_clear_error_before_anything_is_written(
+    tmp_path: Path, address, words
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'evorank[ray]'")
+    done = cli("run", "--executor", "ray", "--address", address, home=tmp_path / "home", check=2)
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_the_package_ray_the_error_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
+    path = {"PYTHONPATH": str(tmp_path)}
+    done = cli("run", "--executor", "ray", home=tmp_path / "home", check=2, **path)
+    assert "pip install 'evorank[ray]'" in done.stderr
+    done = cli("doctor", "--json", home=tmp_path / "home", check=1, EVORANK_EXECUTOR="ray", **path)
+    (row,) = [each for each in json.loads(done.stdout) if each["name"] == "executor"]
+    assert not row["passed"]
+    assert "evorank[ray]" in row["message"]
+
+
+@pytest.mark.heavy
+def test_a_run_on_ray_finds_what_a_local_run_finds_and_may_go_on_here(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'evorank[ray]'")
+    asked = ("run", "--steps", "3", "--seeds", "2", "--persona", "architecture", "--display", "none")
+    cli(*asked, home=tmp_path / "here")
+    cli(*asked, "--executor", "ray", "--workers", "2", home=tmp_path / "there")
+    found = [
+        [(each["fingerprint"], each["outcome"], (each["comparison"] or {}).get("difference")) for each in of]
+        for of in (records(tmp_path / "here"), records(tmp_path / "there"))
+    ]
+    assert found[0] == found[1]
+    assert any(difference is not None for _, _, difference in found[0])
+    (run,) = (tmp_path / "there" / "runs").glob("*/run.json")
+    assert json.loads(run.read_text())["context"]["executor"] == "ray"
+    resume = ("run", "--resume", run.parent.name, "--display", "none")
+    cli(*resume, "--executor", "local", home=tmp_path / "there")
+    assert "leave out --seed" in cli(*resume, "--seed", "1", home=tmp_path / "there", check=2).stderr
 
 
 def test_a_wrong_setting_names_its_field_and_source(tmp_path: Path) -> None:
@@ -242,5 +292,7 @@ def test_a_corrupt_journal_is_named_and_left_as_it_was(tmp_path: Path) -> None:
 
 def test_doctor_says_what_would_run_and_writes_nothing(tmp_path: Path) -> None:
     done = cli("doctor", "--json", home=tmp_path / "home")
-    assert {result["name"] for result in json.loads(done.stdout)} >= {"packages", "chat model", "surface"}
+    rows = {result["name"]: result["message"] for result in json.loads(done.stdout)}
+    assert set(rows) >= {"packages", "chat model", "surface"}
+    assert "local" in rows["executor"]
     assert not (tmp_path / "home").exists()

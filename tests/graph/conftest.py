@@ -10,7 +10,7 @@ import pytest
 from evorank.graph.context import Context, close_sessions
 from evorank.graph.journal import thread_id
 from evorank.graph.state import Attempt
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.local import LocalPool
 
 # `scripted` and `tiny` are helpers of these tests and of the processes they start, not test modules.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -81,7 +81,7 @@ def context(home, trainings):
             "parallel": 1,
             "seeds": 2,
             "chat_model": chat_model,
-            "executor": trainings,
+            "pool": trainings,
         }
         return Context(**(known | fields))
 

@@ -12,7 +12,7 @@ from tiny import Watched
 from evorank.graph.context import Context, close_sessions, open_session
 from evorank.graph.journal import thread_id
 from evorank.graph.offline import builder
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.local import LocalPool
 
 
 def main(home: Path) -> None:
@@ -36,7 +36,7 @@ def main(home: Path) -> None:
             parallel=2,
             seeds=2,
             chat_model=ScriptedChatModel(script=script),
-            executor=Watched(pool, home / "trainings.txt"),
+            pool=Watched(pool, home / "trainings.txt"),
         )
         with open_session(context).checkpointer() as saver:
             graph = builder.compile(checkpointer=saver)
