@@ -2,12 +2,11 @@
 
 Permission is a fact about the process: the evaluator's child calls `allow` after it has locked itself for
 ever. Without it, `load` refuses, so the process that holds keys, labels and clocks never runs a component.
-Built-in names are cut to what the lint allows; that keeps honest code honest, and is no wall.
+Nothing here keeps hostile code in: the lock does.
 """
 
 from __future__ import annotations
 
-import builtins
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evorank.model.component_interface import Interface, interface
 from evorank.model.component_lint import Problem, parse
-from evorank.model.component_names import BUILTINS, IMPORTS, PRESENT
+from evorank.model.component_names import PRESENT
 from evorank.model.errors import EvorankError, Finding, RefusedDelta, ToolError
 from evorank.model.expression import RUNS_ONLY
 from evorank.model.functions import LITERALS, Shape, Signature
@@ -106,24 +105,13 @@ def _executed(name: str, component: Component) -> tuple[Any, Interface]:
     tree = parse(component.source)
     assert not isinstance(tree, Problem)
     found = interface(name, component.kind, tree)
-    namespace = {"__builtins__": _builtins(), "__name__": f"component_{name}"}
-    namespace |= {short: _resolved(full) for short, full in PRESENT.items()}
+    namespace = {short: _resolved(full) for short, full in PRESENT.items()}
+    namespace["__name__"] = f"component_{name}"
     try:
         exec(compile(component.source, _file(name), "exec", dont_inherit=True), namespace)
     except Exception as error:
         raise failed(name, "loaded", error) from error
     return namespace[found.target], found
-
-
-def _builtins() -> dict[str, Any]:
-    names = {name: getattr(builtins, name) for name in BUILTINS if hasattr(builtins, name)}
-    return names | {"__build_class__": builtins.__build_class__, "__import__": _import}
-
-
-def _import(name: str, *rest: Any) -> Any:
-    if name not in IMPORTS:
-        raise ImportError(f"{name} cannot be imported by a component")
-    return __import__(name, *rest)
 
 
 def _resolved(full: str) -> Any:

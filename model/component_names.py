@@ -25,8 +25,9 @@ PRESENT = {
 IMPORTS = frozenset(
     _words(
         """
-        __future__ torch torch.nn torch.nn.functional torch.nn.init torch.optim math typing collections
-        collections.abc dataclasses functools itertools
+        __future__ torch torch.nn torch.nn.functional torch.nn.init torch.nn.parameter torch.optim
+        torch.optim.optimizer torch.linalg math typing collections collections.abc dataclasses functools
+        itertools
         """
     )
 )
@@ -116,7 +117,8 @@ DOTTED = frozenset(
         *(f"torch.nn.init.{name}" for name in _INITIALISERS),
         *(f"torch.optim.{name}" for name in _OPTIMIZERS),
         *(f"torch.linalg.{name}" for name in _LINEAR_ALGEBRA),
-        *("torch.nn.Buffer", "torch.nn.parameter.Parameter", "torch.optim.optimizer.Optimizer"),
+        *("torch.preserve_format", "torch.contiguous_format", "torch.nn.Buffer"),
+        *("torch.nn.parameter.Parameter", "torch.optim.optimizer.Optimizer"),
         *(f"math.{name}" for name in _MATH),
         *(f"typing.{name}" for name in _TYPING),
         *(f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple")),

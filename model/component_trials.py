@@ -6,7 +6,6 @@ behave while it is watched; the evaluator watches the scores themselves. Runs co
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -156,7 +155,7 @@ class _Tries:
             return
         again = self.make(1)
         assert isinstance(again, nn.Module)
-        again.load_state_dict(copy.deepcopy(self.made.state_dict()))
+        again.load_state_dict(self.made.state_dict())
         expected = self._scored(self.batch)
         self.made = again
         if not torch.equal(self._scored(self.batch), expected):
