@@ -168,6 +168,6 @@ def _lock(settings: Settings) -> str:
     if settings.allow_degraded:
         return f"degraded, as allowed, so trust every model that proposes code; {missing}"
     raise ConfigurationError(
-        f"degraded: candidates cannot be locked up here; {missing}. A run needs Linux 5.13 or later on x86-64 "
-        "or aarch64, or --allow-degraded where every model that proposes code is trusted."
+        f"degraded: candidates cannot be locked up here; {missing}. A run needs Linux 5.13 or later on "
+        "x86-64 or aarch64, or --allow-degraded where every model that proposes code is trusted."
     )

@@ -47,6 +47,7 @@ __all__ = [
 LAYERS = ("privileges", "limits", "landlock", "seccomp")
 """In the order in which they are put on: each would keep the ones before it from being put on later."""
 PATIENCE = 1.0
+"""Seconds for which a thread that has ended is waited for."""
 
 
 @dataclass(frozen=True)
@@ -158,17 +159,18 @@ def _give_up_privileges(dies_with_parent: bool) -> None:
 
 
 def _limit(limits: Limits, threads: bool) -> None:
-    with open("/proc/self/statm") as stream:
-        pages = [int(word) for word in stream.read().split()]
-    space, data = pages[0] * resource.getpagesize(), pages[5] * resource.getpagesize()
     wanted = {
-        resource.RLIMIT_AS: (space + limits.memory,) * 2,
-        resource.RLIMIT_DATA: (data + limits.memory,) * 2,
         resource.RLIMIT_FSIZE: (limits.file_bytes,) * 2,
         resource.RLIMIT_NOFILE: (limits.open_files,) * 2,
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),
     }
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as stream:
+            pages = [int(word) for word in stream.read().split()]
+        # Address space bounds whatever is mapped, files too; writable memory is much less: a closer bound.
+        for kind, held in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            wanted[kind] = (held * resource.getpagesize() + limits.memory,) * 2
     if limits.cpu_seconds is not None:
         seconds = math.ceil(time.process_time()) + limits.cpu_seconds
         wanted[resource.RLIMIT_CPU] = (seconds, seconds + 1)
@@ -179,3 +181,5 @@ def _limit(limits: Limits, threads: bool) -> None:
         if ceiling != resource.RLIM_INFINITY:
             soft, hard = min(soft, ceiling), min(hard, ceiling)
         resource.setrlimit(kind, (soft, hard))
+    if sys.platform != "linux":
+        raise OSError(f"memory cannot be bounded on {sys.platform}")
