@@ -24,7 +24,9 @@ from pydantic import BaseModel
 
 from evorank.model.errors import ChatModelError
 from evorank.model.system import Phi
+from evorank.personas.embedded.inventions import brought, with_library
 from evorank.personas.embedded.knobs import changes, get, put
+from evorank.personas.embedded.library import LIBRARY
 from evorank.personas.embedded.lint import lint
 from evorank.personas.embedded.reading import Reading, read
 from evorank.personas.embedded.rewards import rates_query
@@ -33,6 +35,7 @@ from evorank.personas.embedded.search import Move, Search
 __all__ = ["EmbeddedEngineer"]
 
 SETTING = re.compile(r"`(/[^`]*)` := `([^`]*)`")
+BRINGS = re.compile(r"brings `/components/(\w+)`")
 REMOVAL = re.compile(r"without `(/[^`]*)`")
 LIMIT = 1950
 """Characters of a hypothesis; the form allows 2000."""
@@ -143,8 +146,10 @@ class EmbeddedEngineer(BaseChatModel):
 
 def hypothesis(reading: Reading, move: Move, base: Phi) -> str:
     """What the search will change and on what evidence; its values are stated so that CODE can write them."""
-    statements = []
-    for operation in changes(base, move.phi):
+    code = brought(base, move.phi)
+    # A source is too long for a sentence and need not stand in one: CODE knows the library by name.
+    statements = [f"brings `/components/{name}` ({LIBRARY[name].description.rstrip('.')})" for name in code]
+    for operation in changes(with_library(base, code), move.phi):
         if operation["op"] == "remove":
             statements.append(f"without `{operation['path']}`")
         else:
@@ -162,7 +167,7 @@ def hypothesis(reading: Reading, move: Move, base: Phi) -> str:
 
 def stated(base: Phi, text: str) -> Phi:
     """Base with every value that a hypothesis states; base itself where it states none."""
-    target = base
+    target = with_library(base, BRINGS.findall(text))
     for pointer in REMOVAL.findall(text):
         target = _without(target, pointer)
     for pointer, value in SETTING.findall(text):

@@ -36,6 +36,8 @@ class Knob:
     pointers: tuple[str, ...] = ()
     structural: bool = False
     """Turning it changes what is computed, not how much of it: material for `innovate`."""
+    code: bool = False
+    """Turning it brings along code of the library: left to `innovate`, until an attempt holds it."""
     reach: float | None = None
     """How many settings a jump usually goes. None: all settings are sensible, a jump goes anywhere. A range
     read off a schema says what is allowed, not what is sensible: its ends are rarely worth a training."""

@@ -10,6 +10,7 @@ from typing import Any
 import jsonpatch
 
 from evorank.model.system import Phi
+from evorank.personas.embedded.inventions import COMPONENTS, uses
 from evorank.personas.embedded.knobs import get, same
 from evorank.personas.embedded.optimization import SCALES
 from evorank.personas.embedded.playbook import builtin
@@ -22,6 +23,22 @@ __all__ = ["lint"]
 FACTOR = 200.0
 """A learning rate this many times the usual one, either way, learns nothing."""
 DROPOUT = 0.6
+VAGUE = {
+    *("a", "f", "x", "y", "my", "own", "new", "custom", "test", "tmp", "thing", "code", "class", "function"),
+    *(
+        "component",
+        "module",
+        "model",
+        "main",
+        "layer",
+        "block",
+        "unit",
+        "activation",
+        "optimizer",
+        "schedule",
+    ),
+}
+"""Words that a component's name may hold, but not consist of."""
 NAME = re.compile(r"[A-Za-z_]\w*")
 STATED = re.compile(r"`(/[^`]*)` := `([^`]*)`")
 
@@ -45,7 +62,12 @@ def lint(reading: Reading) -> list[str]:
         findings.append("The result is production itself. Change something that production does not have.")
     findings += _contradictions(reading, phi)
     if builtin(phi):
-        findings += [*_optimizer(phi), *_layers(reading.base, phi), *_label(reading, phi)]
+        findings += [
+            *_optimizer(phi),
+            *_layers(reading.base, phi),
+            *_components(reading.base, phi),
+            *_label(reading, phi),
+        ]
     return findings
 
 
@@ -96,6 +118,26 @@ def _layers(base: Phi, phi: Phi) -> Iterator[str]:
         r"(sigmoid|softmax|tanh)\(dense\([^()]*, *1\)\)$", output.replace(" ", "").replace(",", ", ")
     ):
         yield "/architecture/layers/output saturates the logit. Leave out the outer function."
+
+
+def _components(base: Phi, phi: Phi) -> Iterator[str]:
+    """Code that nothing uses, twice the same code, and names that tell a reader of the journal nothing."""
+    before, after, used = get(base, COMPONENTS) or {}, get(phi, COMPONENTS) or {}, uses(phi)
+    for name, code in after.items():
+        if same(code, before.get(name)):
+            continue
+        where = f"{COMPONENTS}/{name}"
+        if name not in used:
+            yield f"{where} is used by no layer, optimizer or schedule. Use it by its name or leave it out."
+        twins = [other for other in after if other != name and _source(after[other]) == _source(code)]
+        if twins:
+            yield f"{where} has the source of {COMPONENTS}/{twins[0]}. Use that one."
+        if all(word in {"", *VAGUE} for word in re.split(r"_|\d+", name.lower())):
+            yield f"{where} has a name that says nothing. Call it by what it computes, as in `gated_path`."
+
+
+def _source(code: Any) -> str:
+    return str(get(code, "/source") or "").strip()
 
 
 def _label(reading: Reading, phi: Phi) -> Iterator[str]:

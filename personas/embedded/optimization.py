@@ -1,7 +1,8 @@
 """The optimizer playbook: what a practitioner knows about training sparse ranking models, as knobs.
 
 A learning rate means something only beside its optimizer, so the knob is *relative* to each family's usual
-scale: changing Adagrad to Adam keeps "twice the usual rate" and not "0.1".
+scale: changing Adagrad to Adam keeps "twice the usual rate" and not "0.1". An optimizer or schedule of the
+library of code (`inventions`) lies over the listed one, which is that of production as long as it does.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from evorank.model.system import Phi
+from evorank.personas.embedded.inventions import has_components, listed, named, own_knob
 from evorank.personas.embedded.knobs import Knob, get, put
+from evorank.personas.embedded.library import LIBRARY
 from evorank.personas.embedded.reading import Reading
 
 __all__ = ["SCALES", "optimizer_knobs"]
@@ -33,39 +36,66 @@ TABLE_SCALES: dict[str, dict[str, Any]] = {
 }
 """For embedding tables: rules that keep a rare id's step large."""
 
+OWN_TABLES: dict[str, dict[str, Any]] = {
+    "ftrl_proximal": {"lr": 0.05, "beta": 0.01, "l1": 1e-4},
+}
+"""Of the library: a larger beta, because the gradients of a rare id are tiny."""
+
 RATES = tuple(float(f"{2.0**k:.3g}") for k in range(-6, 7))
 """Multiples of the usual learning rate."""
 
 
 def optimizer_knobs(reading: Reading) -> list[Knob]:
     """Knobs on `/optimizer`. Values follow the built-in ranker's schema."""
+    production = reading.production
     largest = max(256, reading.log.training_rows // 8)
     batches = tuple(size for size in (128, 256, 512, 1024, 2048, 4096, 8192, 16384) if size <= largest) or (
         256,
     )
-    return [
-        Knob("optimizer", "optimizer", tuple(SCALES), False, _name, _with_name, ("/optimizer/name",)),
+    knobs = [
+        Knob("optimizer", "optimizer", tuple(SCALES), False, listed(_name, production), _with_name,
+             ("/optimizer/name",)),
         Knob("learning rate (times the usual)", "learning rate", RATES, True, _rate, _with_rate,
              ("/optimizer/args/lr",)),
         Knob("weight decay", "weight decay", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), True, _decay, _with_decay,
              ("/optimizer/args/weight_decay",)),
         _plain("batch size", "batch size", batches, True, "/optimizer/batch_size"),
         _plain("epochs", "epochs", (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4), True, "/optimizer/epochs"),
-        Knob("schedule", "schedule", ("constant", "linear", "cosine", "exponential"), False, _schedule,
-             _with_schedule, ("/optimizer/schedule",)),
+        Knob("schedule", "schedule", ("constant", "linear", "cosine", "exponential"), False,
+             listed(_schedule, production), _with_schedule, ("/optimizer/schedule",)),
         Knob("warm-up", "schedule", (0.0, 0.02, 0.05, 0.1, 0.2), True, _warmup, _with_warmup,
              ("/optimizer/schedule",)),
         _plain("gradient clip", "gradient clip", (None, 10.0, 3.0, 1.0, 0.3), True, "/optimizer/grad_clip"),
-        Knob("embedding optimizer", "embedding optimizer", (None, *TABLE_SCALES), False, _table, _with_table,
-             ("/optimizer/embedding",), structural=True),
+        Knob("embedding optimizer", "embedding optimizer", (None, *TABLE_SCALES), False,
+             listed(_table, production), _with_table, ("/optimizer/embedding",), structural=True),
         Knob("embedding learning rate (times the usual)", "embedding optimizer", RATES, True, _table_rate,
              _with_table_rate, ("/optimizer/embedding",)),
     ]  # fmt: skip
+    if has_components(reading):
+        of = "/optimizer"
+        knobs += [
+            own_knob("own optimizer", named("optimizer"), _name, _with_name, production,
+                     (f"{of}/name", f"{of}/args")),
+            own_knob("own embedding optimizer", tuple(OWN_TABLES), _table, _with_table, production,
+                     (f"{of}/embedding",)),
+            own_knob("own schedule", named("schedule"), _schedule, _with_schedule, production,
+                     (f"{of}/schedule",)),
+        ]  # fmt: skip
+    return knobs
 
 
 def _plain(name: str, family: str, settings: tuple[Any, ...], ordered: bool, pointer: str) -> Knob:
     return Knob(name, family, settings, ordered, lambda phi: get(phi, pointer),
                 lambda phi, value: put(phi, pointer, value), (pointer,))  # fmt: skip
+
+
+def _usual(name: Any) -> dict[str, Any]:
+    """The arguments that usually work, {} for what nobody here knows."""
+    return dict(LIBRARY[name].args if name in LIBRARY else SCALES.get(name, {}))
+
+
+def _usual_table(name: Any) -> dict[str, Any]:
+    return dict(OWN_TABLES.get(name) or TABLE_SCALES.get(name, {}))
 
 
 def _name(phi: Phi) -> Any:
@@ -74,7 +104,7 @@ def _name(phi: Phi) -> Any:
 
 def _with_name(phi: Phi, name: str) -> Phi:
     relative = _rate(phi) or 1.0
-    args = dict(SCALES[name])
+    args = _usual(name)
     decay = get(phi, "/optimizer/args/weight_decay")
     if decay:
         args["weight_decay"] = decay
@@ -83,11 +113,11 @@ def _with_name(phi: Phi, name: str) -> Phi:
 
 def _rate(phi: Phi) -> float | None:
     rate = get(phi, "/optimizer/args/lr")
-    return None if rate is None else float(f"{rate / SCALES.get(_name(phi), {'lr': rate})['lr']:.3g}")
+    return None if rate is None else float(f"{rate / _usual(_name(phi)).get('lr', rate):.3g}")
 
 
 def _with_rate(phi: Phi, relative: float) -> Phi:
-    usual = SCALES.get(_name(phi), {"lr": 0.001})["lr"]
+    usual = _usual(_name(phi)).get("lr", 0.001)
     return put(phi, "/optimizer/args/lr", float(f"{usual * relative:.3g}"))
 
 
@@ -126,17 +156,17 @@ def _table(phi: Phi) -> Any:
 
 
 def _with_table(phi: Phi, name: str | None) -> Phi:
-    value = None if name is None else {"name": name, "args": dict(TABLE_SCALES[name])}
+    value = None if name is None else {"name": name, "args": _usual_table(name)}
     return put(phi, "/optimizer/embedding", value)
 
 
 def _table_rate(phi: Phi) -> float | None:
     rate, name = get(phi, "/optimizer/embedding/args/lr"), _table(phi)
-    return None if rate is None else float(f"{rate / TABLE_SCALES.get(name, {'lr': rate})['lr']:.3g}")
+    return None if rate is None else float(f"{rate / _usual_table(name).get('lr', rate):.3g}")
 
 
 def _with_table_rate(phi: Phi, relative: float) -> Phi:
-    name = _table(phi)
-    if name not in TABLE_SCALES:
+    usual = _usual_table(_table(phi))
+    if not usual:
         return phi
-    return put(phi, "/optimizer/embedding/args/lr", float(f"{TABLE_SCALES[name]['lr'] * relative:.3g}"))
+    return put(phi, "/optimizer/embedding/args/lr", float(f"{usual['lr'] * relative:.3g}"))

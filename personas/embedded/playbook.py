@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evorank.model.system import Phi
+from evorank.personas.embedded.inventions import carrying_knobs
 from evorank.personas.embedded.knobs import Knob, generic_knobs, get
 from evorank.personas.embedded.optimization import optimizer_knobs
 from evorank.personas.embedded.reading import Reading
@@ -55,7 +56,7 @@ def knobs_for(reading: Reading) -> list[Knob]:
     knobs = [*optimizer_knobs(reading), *architecture_knobs(reading)]
     if "label" in (reading.production.get("reward") or {}) and reading.may_patch("/reward/label"):
         knobs += reward_knobs(reading)
-    return knobs
+    return carrying_knobs(knobs, reading)
 
 
 def recipes_for(reading: Reading) -> tuple[tuple[str, Mapping[str, Any]], ...]:

@@ -19,6 +19,7 @@ from langchain_core.messages import BaseMessage
 
 from evorank.model.errors import ChatModelError
 from evorank.model.system import Feature, LogSchema, Phi
+from evorank.personas.embedded.inventions import restored
 
 __all__ = ["Reading", "Tried", "read"]
 
@@ -105,7 +106,7 @@ class Reading:
 
     def _tried(self, line: dict[str, Any]) -> Tried:
         try:
-            phi = jsonpatch.apply_patch(self.production, line["delta"])
+            phi = restored(jsonpatch.apply_patch(self.production, line["delta"]))
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError):
             phi = None  # refused because it did not apply, or shortened in the prompt
         difference, noise = line.get("difference"), 0.0

@@ -4,7 +4,8 @@ Three choices, drawn at random so that parallel steps differ and doubt is spent 
 trying: the category by what its quota lacks, the family of knobs by what it achieved over its bases, and
 among some hundred variants the one that is best in one draw of a surrogate fitted to the journal.
 `exploit` takes local steps from the best attempts and crosses their settings; `explore` opens with recipes
-and jumps; `innovate` turns structural knobs. Deterministic given the reading and the seed.
+and jumps; `innovate` turns structural knobs, and it alone those that bring code along. Deterministic given
+the reading and the seed.
 """
 
 from __future__ import annotations
@@ -152,8 +153,11 @@ class Search:
     ) -> list[tuple[_Parent, Phi]]:
         pool: dict[str, tuple[_Parent, Phi]] = {}
         families = self._families()
-        weights = np.array([np.exp(2 * np.clip(families[knob.family], -2, 1)) for knob in knobs])
         structural = [knob for knob in knobs if knob.structural and families[knob.family] > FUTILE]
+        knobs = [knob for knob in knobs if not knob.code]
+        if not knobs and not (category == "innovate" and structural):
+            return []
+        weights = np.array([np.exp(2 * np.clip(families[knob.family], -2, 1)) for knob in knobs])
         for _ in range(POOL):
             parent = parents[min(int(self._rng.geometric(0.5)) - 1, PARENTS, len(parents) - 1)]
             if category == "exploit":
@@ -162,14 +166,16 @@ class Search:
                 phi = self._jumped(parent, structural, 1)
                 phi = (
                     self._refined(_Parent(phi, 0.0, None), knobs, weights, ())
-                    if self._rng.random() < 0.4
+                    if knobs and self._rng.random() < 0.4
                     else phi
                 )
             elif category == "explore" and self._rng.random() < 0.3:
                 phi = self._jumped(parent, knobs, len(knobs))
             else:
-                family = max(families, key=lambda name: families[name] + 0.7 * self._rng.standard_normal())
-                first = [knob for knob in knobs if knob.family == family] or list(knobs)
+                own = {knob.family for knob in knobs}
+                drawn = {name: draw for name, draw in families.items() if name in own}
+                family = max(drawn, key=lambda name: drawn[name] + 0.7 * self._rng.standard_normal())
+                first = [knob for knob in knobs if knob.family == family]
                 phi = self._jumped(parent, first, 1)
                 if category == "innovate" or self._rng.random() < 0.5:
                     phi = self._jumped(_Parent(phi, 0.0, None), knobs, int(self._rng.integers(1, 4)))

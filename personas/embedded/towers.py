@@ -1,8 +1,8 @@
 """The architecture playbook: a blueprint of ranking networks, drawn as named layers and read back from them.
 
-Tower, gates, crosses, wide part, factorisation machine, attention over a history: each is one property of
-the blueprint and one knob. An architecture that no blueprint draws (somebody's invention) is left as it is
-but for its widths, activation and dropout, which are rewritten in place.
+Tower, gates, crosses, wide part, factorisation machine, attention over a history, a layer of the library of
+code: each is one property of the blueprint and one knob. An architecture that no blueprint draws (somebody's
+invention) is left as it is but for its widths, activation and dropout, which are rewritten in place.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evorank.model.system import LogSchema, Phi
+from evorank.personas.embedded.inventions import COMPONENTS, has_components, named
 from evorank.personas.embedded.knobs import Knob, get, put
 from evorank.personas.embedded.reading import Reading
 
@@ -23,11 +24,13 @@ ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "leaky_relu")
 LAYERS = "/architecture/layers"
 PATH = 64
 """Units of the value and gate paths."""
+OWN_LAYERS, OWN_ACTIVATIONS = named("layer"), named("activation")
+"""Code of the library that a blueprint can draw."""
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A ranking network in eleven properties."""
+    """A ranking network in thirteen properties."""
 
     width: int = 128
     depth: int = 2
@@ -44,19 +47,27 @@ class Blueprint:
     wide: bool = False
     fm: bool = False
     attention: bool = False
+    own_layer: str = "none"
+    """none, or code of the library: over the inputs, beside the tower or on top of it."""
+    own_activation: str = "none"
+    """none, or code of the library in the place of `activation`."""
 
 
 def draw(plan: Blueprint, log: LogSchema) -> dict[str, str]:
     """The blueprint as `architecture.layers`."""
     layers: dict[str, str] = {}
     below = "inputs"
+    activation = plan.activation if plan.own_activation == "none" else plan.own_activation
+    if plan.own_layer == "excitation_gate":
+        below = "weighed"
+        layers[below] = "excitation_gate(inputs, 32)"
     for number in range(1, plan.depth + 1):
         units = max(1, round(plan.width * plan.taper ** (number - 1)))
         if plan.gate == "glu":
             layer = f"glu({below}, {units})"
         else:
             linear = f"dense({below}, {units})"
-            layer = f"{plan.activation}({_normed(linear, plan.norm in ('layers', 'both'))})"
+            layer = f"{activation}({_normed(linear, plan.norm in ('layers', 'both'))})"
         if plan.dropout:
             layer = f"dropout({layer}, {plan.dropout:g})"
         if plan.residual and number > 1:
@@ -72,9 +83,15 @@ def draw(plan: Blueprint, log: LogSchema) -> dict[str, str]:
     if plan.attention and history:
         layers["interest"] = f"attention({history[1]}, {history[0]})"
         parts.append("interest")
+    if plan.own_layer == "mixed_cross":
+        layers["mixed"] = "mixed_cross(inputs, inputs, 16, 4)"
+        parts.append("mixed")
     top = parts[0] if len(parts) == 1 else f"concat({', '.join(parts)})"
+    if plan.own_layer == "gated_path":
+        layers["gated"] = f"gated_path({top}, inputs, {PATH})"
+        top = "gated"
     if plan.gate == "path":
-        value = f"{plan.activation}(dense({top}, {PATH}))"
+        value = f"{activation}(dense({top}, {PATH}))"
         layers["value_path"] = _normed(value, plan.norm in ("output", "both"))
         layers["gate_path"] = f"sigmoid(dense(inputs, {PATH}))"
         top = "value_path * gate_path"
@@ -109,6 +126,8 @@ def recognise(layers: Mapping[str, str], log: LogSchema) -> Blueprint | None:
         wide="wide(" in output,
         fm="fm(" in output,
         attention="interest" in layers,
+        own_layer=_first(rf"\b({'|'.join(OWN_LAYERS)})\(", text) or "none",
+        own_activation=_first(rf"\b({'|'.join(OWN_ACTIVATIONS)})\(", text) or "none",
     )
     drawn = draw(plan, log)
     same = drawn.keys() == layers.keys() and all(_plain(drawn[k]) == _plain(layers[k]) for k in drawn)
@@ -131,7 +150,12 @@ def architecture_knobs(reading: Reading) -> list[Knob]:
         return not known or known.issuperset(functions)
 
     def knob(
-        name: str, settings: tuple[Any, ...], ordered: bool, structural: bool = False, family: str = ""
+        name: str,
+        settings: tuple[Any, ...],
+        ordered: bool,
+        structural: bool = False,
+        family: str = "",
+        code: bool = False,
     ) -> Knob:
         def read(phi: Phi) -> Any:
             plan = seen(get(phi, LAYERS) or {})
@@ -145,9 +169,9 @@ def architecture_knobs(reading: Reading) -> list[Knob]:
             rewrite = REWRITES.get(name)
             return put(phi, LAYERS, rewrite(layers, value)) if rewrite else phi
 
-        return Knob(
-            name.replace("_", " "), family or name, settings, ordered, read, write, (LAYERS,), structural
-        )
+        pointers = (LAYERS, COMPONENTS) if code else (LAYERS,)
+        title = name.replace("_", " ")
+        return Knob(title, family or title, settings, ordered, read, write, pointers, structural, code)
 
     dims = (4, 8, 16, 32, 64)
     size = "/architecture/embedding_dim"
@@ -176,6 +200,9 @@ def architecture_knobs(reading: Reading) -> list[Knob]:
         knobs.append(knob("fm", (False, True), False, True))
     if may("attention") and _history(log):
         knobs.append(knob("attention", (False, True), False, True))
+    if has_components(reading):
+        knobs.append(knob("own_layer", ("none", *OWN_LAYERS), False, True, code=True))
+        knobs.append(knob("own_activation", ("none", *OWN_ACTIVATIONS), False, True, code=True))
     return knobs
 
 

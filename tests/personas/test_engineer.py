@@ -21,9 +21,11 @@ PERSONAS = ["optimizer", "architecture", "reward"]
 
 
 def rate_loss(phi):
-    """Best at Adam's usual rate; small batches help a little."""
+    """Best at twice an optimizer's usual rate; small batches help a little."""
     optimizer = phi["optimizer"]
-    scale = {"Adagrad": 0.03, "SGD": 0.05, "Adamax": 0.002}.get(optimizer["name"], 0.001)
+    scale = {"Adagrad": 0.03, "SGD": 0.05, "Adamax": 0.002, "ftrl_proximal": 0.03}.get(
+        optimizer["name"], 0.001
+    )
     off = math.log2(optimizer["args"]["lr"] / scale / 2)
     return 0.6 + 0.01 * off**2 + 0.001 * math.log2(optimizer["batch_size"] / 512) ** 2
 
@@ -84,9 +86,12 @@ def test_the_engineer_has_no_channel_but_the_text(briefing_of, loop):
 
 
 def test_it_learns_from_the_journal(briefing_of, loop):
-    run = loop(briefing_of(), rate_loss)
-    losses = [rate_loss(run.step()) for _ in range(20)]
-    assert min(losses) < 0.603 < rate_loss(run.briefing.production)
+    best = []
+    for seed in range(4):
+        run = loop(briefing_of(), rate_loss, seed)
+        best.append(min(rate_loss(run.step()) for _ in range(20)))
+    assert sum(best) / len(best) < 0.605 < 0.614 < rate_loss(run.briefing.production)
+    assert min(best) < 0.6011
 
 
 def test_it_learns_on_a_schema_that_it_has_never_seen(trees_briefing, loop):

@@ -9,6 +9,7 @@ from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal, Review
 
 LAYERS = "/architecture/layers"
+CODE = {"kind": "activation", "source": "def half(x):\n    return x / 2\n", "description": ""}
 
 
 def review(briefing, *patch, hypothesis="It should help."):
@@ -33,6 +34,19 @@ def sets(path, value, op="replace"):
         ([sets(f"{LAYERS}/h2", "dropout(relu(dense(h1, 128)), 0.9)")], "drops 90%"),
         ([sets(f"{LAYERS}/output", "h2 * 0.0")], "multiplies by zero"),
         ([sets(f"{LAYERS}/output", "sigmoid(dense(h2, 1))")], "saturates the logit"),
+        ([sets("/components/halved", CODE, "add")], "used by no layer, optimizer or schedule"),
+        (
+            [sets("/components/my_layer2", CODE, "add"), sets(f"{LAYERS}/h2", "my_layer2(dense(h1, 128))")],
+            "a name that says nothing",
+        ),
+        (
+            [
+                sets("/components/halved", CODE, "add"),
+                sets("/components/damped", CODE, "add"),
+                sets(f"{LAYERS}/h2", "halved(damped(dense(h1, 128)))"),
+            ],
+            "has the source of /components/halved",
+        ),
         ([sets("/reward/label", "CAST(is_hate AS DOUBLE)")], "no positive signal"),
         ([sets("/reward/label", "0.5")], "uses no column"),
         ([sets("/reward/label", "CAST(returned_next_day AS DOUBLE)")], "the outcome"),
@@ -52,6 +66,15 @@ def test_a_delta_that_contradicts_its_hypothesis_is_sent_back(briefing_of):
     assert (
         review(briefing_of("linter"), sets("/optimizer/args/lr", 0.2), hypothesis=stated).verdict == "revise"
     )
+
+
+def test_code_that_is_used_and_named_for_what_it_does_passes(briefing_of):
+    brings = sets("/components/halved", CODE, "add")
+    assert review(briefing_of("linter"), brings, sets(f"{LAYERS}/h2", "halved(dense(h1, 8))")).findings == []
+    schedule = {"kind": "schedule", "source": "def late(step, steps):\n    return 1.0\n", "description": ""}
+    brings = sets("/components/late_fall", schedule, "add")
+    uses = sets("/optimizer/schedule", {"name": "late_fall", "args": {}})
+    assert review(briefing_of("linter"), brings, uses).findings == []
 
 
 def test_a_repeated_attempt_is_sent_back(briefing_of, loop):
