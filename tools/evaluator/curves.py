@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["REGION", "Curve", "Writer", "clearly_worse", "read"]
+__all__ = ["REGION", "Curve", "Writer", "clearly_worse", "of_points", "read"]
 
 SLOTS = 256
 """Reports that are kept: four times what a training is asked for."""
@@ -86,8 +86,8 @@ def read(content: bytes) -> Curve:
 def clearly_worse(candidate: Curve, production: Curve, fresh: int) -> str | None:
     """Why a running training may be given up, beginning "after N% of the training: "; None to let it go on.
 
-    `fresh` is the number of training rows. At once where the loss is no longer finite. Otherwise after half of
-    the planned rows at the earliest, from two stretches of a quarter of the reports each, and only where
+    `fresh` is the number of training rows. At once where the loss is no longer finite. Otherwise after half
+    of the planned rows at the earliest, from two stretches of a quarter of the reports each, and only where
 
     - the mean loss of the last stretch is `MARGIN` above production's over the same rows;
     - the gap does not close fast enough to come below `MARGIN` by the end of the plan. Schedules that start
