@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evorank.tools.evaluator.curves import (
-    MARGIN,
     REGION,
     SLOTS,
     Curve,
