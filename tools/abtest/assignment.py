@@ -44,9 +44,11 @@ def hash_v2(seed: str, users: Users) -> npt.NDArray[np.float64]:
     Characters enter as code points, as in the Python SDK; SDKs agree on all characters up to U+FFFF.
     """
     names = np.asarray(users)
+    if not names.size:
+        return np.zeros(0)
     if names.dtype.kind not in "iuUO" or (names.dtype.kind == "O" and not _plain(names)):
         raise TypeError(f"user ids must be texts or integers, got {names.dtype}")
-    names = np.char.add(seed, names.astype(np.str_)) if names.size else np.zeros(0, "U1")
+    names = np.char.add(seed, names.astype(np.str_))
     codes = np.ascontiguousarray(names).view(np.uint32).reshape(len(names), names.dtype.itemsize // 4)
     used = np.arange(codes.shape[1]) < np.char.str_len(names)[:, None]
     once = _fnv1a32(np.full(len(names), _OFFSET), codes, used)

@@ -62,7 +62,8 @@ def non_inferior(found: Effect, metric: Metric) -> bool:
 
 
 def read_daily(plan: Plan, statistics: Statistics, history: Sequence[Look]) -> Reading:
-    """Look at data quality and guardrails, and at nothing else. `history` holds all earlier looks."""
+    """Look at data quality and guardrails, and at nothing else. `history` holds all earlier looks, and
+    `statistics` were read with `last` = `guardrails.before(history, until)`."""
     failures = check(plan, statistics)
     looks = [] if failures else [look(plan, metric, statistics, history) for metric in plan.guardrails]
     return Reading(

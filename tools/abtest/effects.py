@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from evorank.tools.abtest.sufficient import MetricStatistics, Moments
+from evorank.tools.abtest.moments import Moments
 
-__all__ = ["Comparison", "Effect", "compare", "effect"]
+if TYPE_CHECKING:
+    from evorank.tools.abtest.sufficient import MetricStatistics
+
+__all__ = ["Comparison", "Effect", "compare", "correlation", "effect"]
 
 Array = npt.NDArray[np.float64]
 _CLEAR = 3.0
@@ -42,33 +45,41 @@ class Comparison:
     """The same of the candidate."""
     theta: Array
     """Coefficients of the two covariates [..., 2]; zeros without a pre-period."""
+    forms: tuple[Array, Array]
+    """Linear forms of COLUMNS whose means are (metric, covariates) but for a constant, per arm [..., 3,
+    5]."""
     spread: tuple[Array, Array]
-    """Covariance of the linearised (metric, covariates) per user in control and candidate [..., 3, 3]."""
+    """Their covariance over users, per arm [..., 3, 3]."""
     users: tuple[Array, Array]
+
+    def weights(self, ratio: Any = 1.0) -> tuple[Array, Array]:
+        """What each of the forms contributes to candidate - ratio * control, per arm [..., 3].
+
+        The pooled pre-period mean is random as well; with a ratio other than 1 it does not cancel.
+        """
+        n0, n1 = self.users
+        ratio = np.broadcast_to(np.asarray(ratio, np.float64), n0.shape)
+        rest = (1.0 - ratio) / np.maximum(n0 + n1, 1.0)
+        own, pre = (-ratio, np.ones_like(ratio)), (ratio + rest * n0, rest * n1 - 1.0)
+        first, second = (
+            np.concatenate([own[arm][..., None], pre[arm][..., None] * self.theta], axis=-1) for arm in (0, 1)
+        )
+        return first, second
 
     def contrast(self, ratio: Any = 1.0) -> tuple[Array, Array, Array]:
         """candidate - ratio * control, its standard error, and its degrees of freedom.
 
-        1 gives the difference, 1 - margin the test of non-inferiority. The pooled pre-period mean is random
-        as well; with a ratio other than 1 it does not cancel, and is in the error.
+        1 gives the difference, 1 - margin the test of non-inferiority.
         """
-        ratio = np.asarray(ratio, np.float64)
         n0, n1 = self.users
-        rest = (1.0 - ratio) / np.maximum(n0 + n1, 1.0)
-        v0 = self._variance(0, -ratio, ratio + rest * n0)
-        v1 = self._variance(1, np.ones_like(ratio), rest * n1 - 1.0)
+        v0, v1 = (
+            np.maximum(np.einsum("...i,...ij,...j->...", w, spread, w), 0.0) / np.maximum(n, 1.0)
+            for w, spread, n in zip(self.weights(ratio), self.spread, self.users, strict=True)
+        )
         below = v0**2 / np.maximum(n0 - 1.0, 1.0) + v1**2 / np.maximum(n1 - 1.0, 1.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            degrees = np.where(below > 0, (v0 + v1) ** 2 / below, np.maximum(n0 + n1 - 2.0, 1.0))
+        safe = np.where(below > 0, below, 1.0)
+        degrees = np.where(below > 0, (v0 + v1) ** 2 / safe, np.maximum(n0 + n1 - 2.0, 1.0))
         return self.candidate - ratio * self.control, np.sqrt(v0 + v1), degrees
-
-    def _variance(self, arm: int, metric: Array, pre: Array) -> Array:
-        """Variance of metric * R + pre * θ · pre-period in one arm, of a mean over its users."""
-        n, spread = self.users[arm], self.spread[arm]
-        weights = np.empty((*n.shape, 3))
-        weights[..., 0], weights[..., 1:] = metric, pre[..., None] * self.theta
-        quadratic = np.einsum("...i,...ij,...j->...", weights, spread, weights)
-        return np.asarray(np.maximum(quadratic, 0.0) / np.maximum(n, 1.0))
 
     def lift(self) -> tuple[Array, Array, Array]:
         """candidate / control - 1, the standard error of log(candidate / control), degrees of freedom.
@@ -85,24 +96,23 @@ class Comparison:
 
 def compare(control: Moments, candidate: Moments, *, cuped: bool = True) -> Comparison:
     """Linearise both arms, pool θ over them, adjust. Without a pre-period θ is 0 and nothing changes."""
-    arms = [_linearised(arm) for arm in (control, candidate)]
+    (r0, j0), (r1, j1) = _linearised(control), _linearised(candidate)
+    s0, s1 = (j @ arm.cov @ np.swapaxes(j, -1, -2) for j, arm in ((j0, control), (j1, candidate)))
     n0, n1 = control.n, candidate.n
     theta = np.zeros((*n0.shape, 2))
     if cuped:
         weight0, weight1 = (np.maximum(n - 1.0, 0.0)[..., None, None] for n in (n0, n1))
-        pooled = (weight0 * arms[0][1] + weight1 * arms[1][1]) / np.maximum(weight0 + weight1, 1.0)
+        pooled = (weight0 * s0 + weight1 * s1) / np.maximum(weight0 + weight1, 1.0)
         theta = _coefficients(pooled)
     total = np.maximum(n0 + n1, 1.0)[..., None]
-    (r0, s0), (r1, s1) = arms
     pre0, pre1 = r0[..., 1:], r1[..., 1:]
     common = (n0[..., None] * pre0 + n1[..., None] * pre1) / total
     adjusted = [r[..., 0] - ((r[..., 1:] - common) * theta).sum(axis=-1) for r in (r0, r1)]
-    return Comparison(adjusted[0], adjusted[1], theta, (s0, s1), (n0, n1))
+    return Comparison(adjusted[0], adjusted[1], theta, (j0, j1), (s0, s1), (n0, n1))
 
 
 def _linearised(arm: Moments) -> tuple[Array, Array]:
-    """(metric, pre metric, has_pre) [..., 3] and the covariance of their linear forms per user [..., 3,
-    3]."""
+    """(metric, pre metric, has_pre) [..., 3] and their gradients in COLUMNS [..., 3, 5]."""
     value, denominator, pre, pre_denominator, has_pre = np.moveaxis(arm.mean, -1, 0)
     jacobian = np.zeros((*arm.mean.shape[:-1], 3, 5))
     found = []
@@ -114,7 +124,7 @@ def _linearised(arm: Moments) -> tuple[Array, Array]:
         jacobian[..., row, 2 * row + 1] = np.where(held, -ratio / safe, 0.0)
         found.append(ratio)
     jacobian[..., 2, 4] = 1.0
-    return np.stack([*found, has_pre], axis=-1), jacobian @ arm.cov @ np.swapaxes(jacobian, -1, -2)
+    return np.stack([*found, has_pre], axis=-1), jacobian
 
 
 def _coefficients(spread: Array) -> Array:
@@ -125,6 +135,34 @@ def _coefficients(spread: Array) -> Array:
     inverse = np.linalg.pinv(correlation[..., 1:, 1:], rcond=1e-9, hermitian=True)
     standardised = (inverse @ correlation[..., 1:, :1])[..., 0]
     return np.asarray(standardised * safe[..., :1] / safe[..., 1:])
+
+
+def correlation(control: Moments, candidate: Moments, ratio: Any = 1.0) -> Array:
+    """Correlation of the contrast with itself at the look before [...]; nan where either has no variation.
+
+    Moments of COLUMNS + LAST_COLUMNS. Users who were not exposed at the look before are new information, and
+    so is what the others did since; how much, only the users themselves can tell.
+    """
+    found, before = compare(control.now, candidate.now), compare(control.last, candidate.last)
+    shared, own, past = (np.zeros(control.n.shape) for _ in range(3))
+    for arm, moments in enumerate((control, candidate)):
+        # Influence of a user on the contrast: now g · columns / n, then h · last columns / (users of then).
+        g = np.einsum("...i,...ij->...j", found.weights(ratio)[arm], found.forms[arm])
+        h = np.einsum("...i,...ij->...j", before.weights(ratio)[arm], before.forms[arm])
+        centre = -(h * moments.last.mean).sum(axis=-1)
+        g = g / np.maximum(found.users[arm], 1.0)[..., None]
+        h = np.concatenate([h, centre[..., None]], axis=-1) / np.maximum(before.users[arm], 1.0)[..., None]
+        size, users = g.shape[-1], np.maximum(moments.n - 1.0, 0.0)
+        blocks = (
+            moments.cov[..., :size, size:],
+            moments.cov[..., :size, :size],
+            moments.cov[..., size:, size:],
+        )
+        shared += users * np.einsum("...i,...ij,...j->...", g, blocks[0], h)
+        own += users * np.einsum("...i,...ij,...j->...", g, blocks[1], g)
+        past += users * np.einsum("...i,...ij,...j->...", h, blocks[2], h)
+    scale = np.sqrt(np.maximum(own, 0.0) * np.maximum(past, 0.0))
+    return np.asarray(np.where(scale > 0, shared / np.where(scale > 0, scale, 1.0), np.nan))
 
 
 class Effect(BaseModel):

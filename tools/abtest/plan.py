@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["Metric", "Plan"]
+__all__ = ["Metric", "Plan", "naive_utc"]
 
 
 class Metric(BaseModel):
@@ -39,7 +39,7 @@ class Metric(BaseModel):
     grain: Literal["event", "day"] = Field(
         default="event",
         description="event: rows count from the moment of a user's first exposure. day: a row sums up a "
-        "whole day; rows count from the day of first exposure, the pre-period ends before the day of the start",
+        "whole day; rows count from the day of first exposure, and the pre-period ends before its day",
     )
     higher_is_better: bool = True
     success: bool = Field(default=False, description="A reason to launch if superior at the horizon")
@@ -67,6 +67,16 @@ class Metric(BaseModel):
         """+1 where higher is better, else -1: sign * lift is a gain."""
         return 1.0 if self.higher_is_better else -1.0
 
+    @property
+    def threshold(self) -> float:
+        """candidate / production at which the harm is exactly the margin."""
+        return 1.0 - self.sign * (self.margin or 0.0)
+
+
+def naive_utc(moment: datetime) -> datetime:
+    """Without a zone, as the tables are; a moment without a zone is UTC already."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
 
 class Plan(BaseModel):
     """The promise of a test with two equal arms. Its error rates hold if it is read as planned.
@@ -93,13 +103,13 @@ class Plan(BaseModel):
     abort_alpha: float = Field(default=0.05, gt=0, lt=0.5, description="One-sided, all guardrails and looks")
     power: float = Field(default=0.8, gt=0.5, lt=1, description="Asked for when the test is planned")
     minimum_users: int = Field(
-        default=100, ge=2, description="Per arm; before that the normal approximation is not trusted: no look"
+        default=200, ge=2, description="Per arm; before that the normal approximation is not trusted: no look"
     )
 
     @field_validator("start")
     @classmethod
     def _in_utc(cls, start: datetime) -> datetime:
-        return start.astimezone(UTC).replace(tzinfo=None) if start.tzinfo else start
+        return naive_utc(start)
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:

@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.tools.abtest.effects import compare
+from evorank.tools.abtest.moments import Moments
 from evorank.tools.abtest.plan import Plan
-from evorank.tools.abtest.sufficient import Moments
 
 __all__ = [
     "MetricPower",
