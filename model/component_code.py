@@ -132,7 +132,7 @@ class _Layer:
         self.parameters = found.signature.parameters
         self.known: dict[str, tuple[Shape, int]] = {}
 
-    def rule(self, **bound: Any) -> tuple[Shape, int]:
+    def rule(self, /, **bound: Any) -> tuple[Shape, int]:
         shapes = self._operands(bound)
         numbers = self._numbers(bound)
         key = repr((shapes, numbers))  # not their hash: 1, 1.0 and True are different arguments

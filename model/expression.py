@@ -247,7 +247,7 @@ class _Planner:
         except Refusal as refusal:
             self._note(f"{POINTER}/{name}", refusal)
         except RefusedDelta as refused:  # a component failed its trial: the finding points into its source
-            self.findings.extend(refused.findings)
+            self.findings += [finding for finding in refused.findings if finding not in self.findings]
 
     def _shape(self, node: Node) -> tuple[Any, int]:
         """Shape (or number) of a node, and the parameters of all calls below it."""

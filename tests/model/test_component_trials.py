@@ -135,6 +135,17 @@ def test_a_layer_that_only_bfloat16_breaks_is_refused_only_there():
     assert "AssertionError" in finding.rule
 
 
+def test_one_mistake_is_told_once_however_often_the_layer_is_called():
+    source = layer("return x.detach() * self.w")
+    (finding,) = checked("layer", source, (OUTPUT, "own(h2)"), ("/architecture/layers/h3", "own(h2)"))
+    assert "has no gradient for operand 1" in finding.rule
+
+
+def test_an_operand_may_have_any_name():
+    source = layer("return self * me.w").replace("(self, x)", "(me, self)")
+    assert checked("layer", source, (OUTPUT, "own(self=h2)")) == []
+
+
 def test_a_result_that_does_not_fit_the_next_layer_is_told_at_that_layer():
     (finding,) = checked("layer", EXAMPLES["layer"], (OUTPUT, "own(h2, 8) + h1"))
     assert finding.pointer == OUTPUT
