@@ -42,7 +42,7 @@ from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
 from evorank.prompts.briefing import Briefing, Quota
 from evorank.surfaces.surface import Surface, list_surfaces, open_surface
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.metrics import log_loss
 from evorank.tools.workbench import Workbench
 

@@ -146,8 +146,8 @@ class Dataset:
 
     # Labels
 
-    def label_path(self, objective: Objective, upto: Literal["validation", "test"] = "validation") -> Path:
-        """The .npy file with the labels of `objective`, computed if it is not there."""
+    def label_path(self, objective: Objective, upto: Period = "validation") -> Path:
+        """The .npy file with the labels of `objective` up to the end of `upto`, computed if not there."""
         content = json.dumps([objective.label, sorted(objective.factors.items()), objective.loss, upto])
         key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         path = self.directory / "labels" / f"{key}.npy"
@@ -164,7 +164,7 @@ class Dataset:
                     partial.unlink(missing_ok=True)
         return path
 
-    def labels(self, objective: Objective, upto: Literal["validation", "test"] = "validation") -> Float32:
+    def labels(self, objective: Objective, upto: Period = "validation") -> Float32:
         """Labels of the rows [0, end of `upto`), float32, memory-mapped; cached by what is computed.
 
         Raises ToolError, naming the expression, where SQL fails, a value is NULL, NaN or infinite, a "bce"

@@ -52,10 +52,10 @@ class Workbench:
 
     def check(self, phi: Phi) -> list[Finding]:
         """Everything wrong with Φ that can be known without training, guardrails on its size included."""
-        findings = self.executor.check(self.dataset.directory, self._system_name, self.production, phi)
-        if findings:
-            return findings
-        return self.exceeded(parameters=float(self.system.cost(phi).parameters))
+        found = self.executor.check(self.dataset.directory, self._system_name, self.production, phi)
+        if found.parameters is None:
+            return found.findings
+        return self.exceeded(parameters=float(found.parameters))
 
     def exceeded(self, **measured: float) -> list[Finding]:
         """Guardrails of the surface that the measured values break, as findings."""
@@ -103,7 +103,9 @@ class Workbench:
                 for key in sorted(key for key in jobs if not cached(key)):
                     locks.enter_context(self.cache.lock(key))
                     if not cached(key):  # somebody else may have trained it while we waited
-                        running[key] = self.executor.submit(self._job(*jobs[key], effort))
+                        phi, seed = jobs[key]
+                        against = () if again else self._curve(phi, seed, effort)
+                        running[key] = self.executor.submit(self._job(phi, seed, effort, against))
                 for key in list(running):
                     done[key] = self.executor.result(running[key])
                     del running[key]
@@ -147,7 +149,20 @@ class Workbench:
         rows = self.score_slice(effort)
         return int(rows.stop - rows.start)
 
-    def _job(self, phi: Phi, seed: int, effort: Effort) -> Job:
+    def _curve(self, phi: Phi, seed: int, effort: Effort) -> tuple[tuple[int, float], ...]:
+        """Production's learning curve, where it is known and `phi` may be judged by it.
+
+        A report on the test period judges by nothing but the end, and losses of other rewards say nothing.
+        """
+        production = self.production
+        if effort == "test" or phi == production:
+            return ()
+        if self.system.objective(phi) != self.system.objective(production):
+            return ()
+        found = self.cache.load(self._key(production, seed, effort))
+        return found.curve if found is not None else ()
+
+    def _job(self, phi: Phi, seed: int, effort: Effort, against: tuple[tuple[int, float], ...] = ()) -> Job:
         objective = self.system.objective(phi)
         train, score = self.train_slice(effort), self.score_slice(effort)
         return Job(
@@ -155,12 +170,12 @@ class Workbench:
             system=self._system_name,
             production=self.production,
             phi=phi,
-            # Test labels stay out of the workers' reach: training rows are in this file as well.
-            label_path=self.dataset.label_path(objective, upto="validation"),
+            label_path=self.dataset.label_path(objective, upto="train"),  # no other label is in its file
             loss=objective.loss,
             seed=seed,
             train=(train.start, train.stop),
             score=(score.start, score.stop),
+            against=against,
         )
 
     def _key(self, phi: Phi, seed: int, effort: Effort) -> str:

@@ -22,7 +22,7 @@ from evorank.model.system import LogSchema, Phi
 from evorank.surfaces.importers import import_log
 from evorank.surfaces.surface import Surface, open_surface, save_surface
 from evorank.tools.compute_loss import compute_loss
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from small_world import SmallSurface, simulate
 
 from evorank.model.logs.encode import encode
 from evorank.model.logs.spec import Categorical, LogSpec, Split
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from evorank.surfaces.importers.recbole import import_recbole
 from evorank.tools.compute_loss import compute_loss
-from evorank.tools.evaluator.executor import LocalPool
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
 DATA = Path(os.environ.get("EVORANK_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-100k"

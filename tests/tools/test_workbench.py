@@ -9,7 +9,8 @@ from small_world import SmallSurface
 
 from evorank.model.errors import ConfigurationError, ToolError
 from evorank.tools.cache import EvaluationCache
-from evorank.tools.evaluator.executor import Evaluation, LocalPool
+from evorank.tools.evaluator.executor import Evaluation
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
 

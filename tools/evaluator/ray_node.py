@@ -22,7 +22,8 @@ from typing import Any
 from evorank.model import errors
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.model.system import Phi
-from evorank.tools.evaluator.executor import Job, LocalPool
+from evorank.tools.evaluator.executor import Job
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.ray_cluster import PASSED
 
 __all__ = ["Refused", "Supervisor", "data_key", "facts"]

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from evorank.model.errors import ConfigurationError, EvorankError, Finding, ToolError
+from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.model.system import Phi
-from evorank.tools.evaluator.executor import Evaluation, Job
+from evorank.tools.evaluator.executor import Checked, Evaluation, Job
 from evorank.tools.evaluator.ray_cluster import connect
 from evorank.tools.evaluator.ray_node import Refused, Supervisor, data_key, facts
 
@@ -147,7 +147,7 @@ class RayPool:
         if node is not None:
             node.actor.cancel.options(concurrency_group="control").remote(id)
 
-    def check(self, dataset: Path, system: str, production: Phi, phi: Phi) -> list[Finding]:
+    def check(self, dataset: Path, system: str, production: Phi, phi: Phi) -> Checked:
         import ray
 
         key = data_key(dataset)
@@ -156,7 +156,7 @@ class RayPool:
             node = self._idlest()
             try:
                 asked = node.actor.check.remote(dataset, key, system, production, phi)
-                found: list[Finding] = _answer(ray.get(asked))
+                found: Checked = _answer(ray.get(asked))
                 return found
             except ray.exceptions.RayTaskError as error:
                 raise ToolError(f"Executor: {error.cause!r} on node {node.name}") from error

@@ -1,0 +1,204 @@
+"""child: what a forked process does with one job: map what it needs, lock itself, and only then run anything
+that a candidate or a user wrote.
+
+Kinds of job: *check* (findings and cost of a Φ), *train* (training rows and labels in, weights out), *score*
+(weights and a page of rows in, scores out, until its channel closes). It keeps no descriptor but /dev/null,
+a bounded log, a bounded status and one result; no label of a row that is scored and no row before it is to
+be scored ever reaches it. What it says is judged by the parent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import random
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from evorank.model.errors import EvorankError
+from evorank.model.system import Float32, LogSchema, RankingSystem, Rows, Weights
+from evorank.tools.evaluator import blocks
+from evorank.tools.evaluator.lock import Limits, lock
+
+__all__ = ["BEGUN", "STATUS_BYTES", "live"]
+
+STATUS, RESULT = 3, 4
+"""The descriptors a child keeps beside 0, 1 and 2: where it says how it went, and where its result goes."""
+STATUS_BYTES = 1 << 16
+BEGUN = struct.Struct("=dd")
+"""What it leaves before it locks itself: CPU-seconds spent by then, and the monotonic clock."""
+SHORTEST_MESSAGE = 800
+OWN_LIMITS = ("/proc/self/cgroup", "/sys/fs/cgroup")
+"""DuckDB, which checks rewards, ends a process that cannot ask for the limits it was given."""
+
+
+def live(
+    request: dict[str, Any], descriptors: Sequence[int], readable: Sequence[Path], parent: int
+) -> NoReturn:
+    """Do one job and exit: 0 where it was done or its error was told, 1 otherwise. Never returns.
+
+    `descriptors`: log, status, begun, result, then those of the data in the order of request["blocks"].
+    """
+    code = 1
+    try:
+        with suppress(OSError):  # where memory runs out, a candidate goes before the supervisor
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        log, status, begun, result, *data = descriptors
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        do = PREPARE[request["kind"]](request, data)
+        _seed(int(request.get("seed", 0)))
+        os.environ.clear()
+        os.write(begun, BEGUN.pack(time.process_time(), time.monotonic()))
+        _keep(status, result)
+        lock(
+            Limits(**request["limits"]),
+            readable=[*readable, *(Path(path) for path in OWN_LIMITS if os.path.exists(path))],
+            threads=request["threads"],
+            degraded=request["degraded"],
+        )
+        if os.getppid() == parent:  # else it died before the lock tied us to it
+            code = _run(do)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _keep(*descriptors: int) -> None:
+    """Number these from 3 on and close every other one. A mapping outlives its descriptor."""
+    parked = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in descriptors]
+    for number, descriptor in enumerate(parked, start=3):
+        os.dup2(descriptor, number)
+    os.closerange(3 + len(parked), os.sysconf("SC_OPEN_MAX"))
+
+
+def _seed(seed: int) -> None:
+    """The same generators for the same job, wherever and after whatever it runs."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
+
+
+def _run(do: Callable[[], dict[str, Any]]) -> int:
+    """Run candidate code and tell what came of it."""
+    try:
+        _tell(do())
+    except BaseException as error:
+        _tell({"error": _reason(error)})
+    return 0
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line its author can act on: "memory" alone where it ran out."""
+    if isinstance(error, EvorankError):
+        return str(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+        return "memory"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"in {last.name}, {Path(last.filename).name}:{last.lineno}"
+    return f"{type(error).__name__}: {text[:SHORTEST_MESSAGE]} ({place})"
+
+
+def _tell(message: dict[str, Any]) -> None:
+    content = json.dumps(message).encode()
+    if len(content) > STATUS_BYTES:
+        if message.get("findings"):
+            return _tell(message | {"findings": message["findings"][: len(message["findings"]) // 2]})
+        content = json.dumps({"error": str(message.get("error"))[:SHORTEST_MESSAGE]}).encode()
+    os.pwrite(STATUS, content.ljust(STATUS_BYTES, b"\0"), 0)
+    return None
+
+
+def _system(request: dict[str, Any], schema: LogSchema) -> RankingSystem:
+    """Built after the lock: a production Φ may hold code as well."""
+    with suppress(ImportError):
+        from evorank.model import component_code
+
+        component_code.allow()
+    module, _, name = request["system"].partition(":")
+    system: RankingSystem = getattr(sys.modules[module], name)(schema, request["production"])
+    return system
+
+
+# --------------------------------------------------------------------------- the kinds of job
+
+
+def _check(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
+    schema = blocks.schema_from_json(request["schema"])
+
+    def do() -> dict[str, Any]:
+        system, phi = _system(request, schema), request["phi"]
+        if findings := system.check(phi):
+            return {"findings": [finding.as_dict() for finding in findings]}
+        return {"findings": [], "parameters": int(system.cost(phi).parameters)}
+
+    return do
+
+
+def _train(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
+    schema = blocks.schema_from_json(request["schema"])
+    arrays = {}
+    for (name, told), descriptor in zip(request["blocks"].items(), data, strict=True):
+        arrays[name] = blocks.Block.from_json(told).mapped(descriptor)
+    labels, rows = arrays.pop("labels"), blocks.rows_of(schema.features, arrays)
+
+    def do() -> dict[str, Any]:
+        system, phi = _system(request, schema), request["phi"]
+        parameters = int(system.cost(phi).parameters)
+        blocks.write_weights(RESULT, system.fit(phi, rows, labels, int(request["seed"])))
+        return {"parameters": parameters}
+
+    return do
+
+
+def _score(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
+    schema = blocks.schema_from_json(request["schema"])
+    page = blocks.Page(schema.features, int(request["capacity"]))
+    shared, weights_file = data
+    rows, scores = page.over(mmap.mmap(shared, page.size))
+    told = {name: blocks.Block.from_json(block) for name, block in request["weights"].items()}
+    weights = blocks.open_weights(weights_file, told)
+
+    def do() -> dict[str, Any]:
+        system, phi = _system(request, schema), request["phi"]
+        while len(message := os.read(RESULT, 8)) == 8:
+            count = int.from_bytes(message, "little")
+            try:
+                scores[:count] = _predictions(system, phi, weights, rows[:count])
+            except BaseException as error:
+                _tell({"error": _reason(error)})
+                os.write(RESULT, b"-")
+            else:
+                os.write(RESULT, b"+")
+        return {}
+
+    return do
+
+
+def _predictions(system: RankingSystem, phi: dict[str, Any], weights: Weights, rows: Rows) -> Float32:
+    found = np.asarray(system.predict(phi, weights, rows))
+    if found.shape != (len(rows),) or found.dtype != np.float32:
+        raise EvorankError(
+            f"`predict` must return float32 [{len(rows)}], got {found.dtype} {list(found.shape)}."
+        )
+    return found
+
+
+PREPARE = {"check": _check, "train": _train, "score": _score}
+"""Each maps its data and returns what is to be done once the process is locked."""

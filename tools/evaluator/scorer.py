@@ -1,0 +1,176 @@
+"""scorer: the parent's end of a locked process that holds a trained model and scores rows on request.
+
+Rows go out and scores come back through one page of shared memory; a byte says when. The process never holds
+a row before the request for it, so it cannot work ahead, and the clock around a request is ours. Evaluation
+uses it for one candidate's predictions, live traffic for as long as it serves.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+
+from evorank.model.errors import ToolError
+from evorank.model.system import Float32, LogSchema, Loss, Phi, Rows
+from evorank.tools.evaluator.blocks import Block, Page, memory_file, schema_as_json
+from evorank.tools.evaluator.lock import Limits
+from evorank.tools.evaluator.supervisor import END_SECONDS, Child, End, Lost, Supervisor
+
+__all__ = ["Scorer", "require_scores"]
+
+
+class Scorer:
+    """A model that stays, in a process of its own. Safe to use from several threads, one at a time."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        schema: LogSchema,
+        production: Phi,
+        phi: Phi,
+        weights: int,
+        blocks: Mapping[str, Block],
+        capacity: int,
+        limits: Limits,
+        threads: bool,
+        seed: int = 0,
+        loss: Loss | None = None,
+        seconds: float = 60.0,
+        watch: Callable[[Child], None] = lambda child: None,
+    ) -> None:
+        """`weights`: descriptor of a safetensors file with `blocks`; `seconds`: limit of one request."""
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self.capacity, self._features, self._loss = capacity, schema.features, loss
+        self._seconds, self._late = seconds, f"took longer than {seconds:g} seconds and was stopped"
+        self._lock, self._closed = threading.Lock(), False
+        page = Page(schema.features, capacity)
+        shared = memory_file("page", page.size)
+        self._channel, theirs = socket.socketpair()
+        request = {
+            "kind": "score",
+            "schema": schema_as_json(schema),
+            "production": production,
+            "phi": phi,
+            "seed": seed,
+            "capacity": capacity,
+            "weights": {name: block.as_json() for name, block in blocks.items()},
+        }
+        try:
+            self._rows, self._scores = page.over(mmap.mmap(shared, page.size))
+            with theirs:
+                files = (theirs.fileno(), shared, weights)
+                self._child = supervisor.spawn(request, files, limits, threads=threads)
+        except BaseException:
+            self._channel.close()
+            raise
+        finally:
+            os.close(shared)
+        watch(self._child)
+
+    def score(self, rows: Rows) -> Float32:
+        """Expected label of each row, float32 [n]; any number of rows, `capacity` at a time.
+
+        ToolError where the model fails on them, answers nonsense, or takes longer than its limit.
+        """
+        if rows.features != self._features:
+            raise ToolError("`rows` must have the features that the model was trained on, got others.")
+        scores = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), self.capacity):
+            part = slice(start, min(start + self.capacity, len(rows)))
+            try:
+                scores[part] = self.timed(rows, part, self._seconds, self._late)[0]
+            except Lost as lost:
+                raise ToolError(f"The training process died: {lost}. Open another scorer.") from None
+        if self._loss is not None:
+            require_scores(scores, self._loss)
+        return scores
+
+    def timed(
+        self, rows: Rows, index: slice | npt.NDArray[np.int64], seconds: float, late: str
+    ) -> tuple[Float32, float]:
+        """Scores of some rows, at most `capacity`, and the seconds that they took, by our clock.
+
+        `late` says why it is killed where it takes longer than `seconds`.
+        """
+        with self._lock:
+            if self._closed:
+                raise ToolError("The scorer is closed.")
+            count = self._fill(rows, index)
+            self._channel.settimeout(max(seconds, 0.001))
+            try:
+                started = time.perf_counter()
+                self._channel.sendall(count.to_bytes(8, "little"))
+                answer = self._channel.recv(1)
+                taken = time.perf_counter() - started
+            except TimeoutError:
+                self._child.kill(late)
+                answer = b""
+            except OSError:
+                answer = b""
+            if answer == b"+":
+                return self._scores[:count].copy(), taken
+            if answer == b"-":
+                raise ToolError(f"Training failed: {self._child.complaint() or 'no scores'}")
+            self._closed = True
+            end = self._child.wait(END_SECONDS)
+            complaint = self._child.complaint()
+            if end.code == 0 and complaint and not self._child.stopped:
+                raise ToolError(f"Training failed: {complaint}")
+            raise ToolError(f"The training process {self._child.reason(end)}.")
+
+    def finish(self) -> End:
+        """Let it end by itself and say what it took."""
+        self._channel.close()
+        return self._child.wait(END_SECONDS)
+
+    def close(self) -> None:
+        """End the process. Several times are as good as once."""
+        with self._lock:
+            self._closed = True
+            self._channel.close()
+            self._child.__exit__(None)
+
+    def _fill(self, rows: Rows, index: slice | npt.NDArray[np.int64]) -> int:
+        """Put rows into the page; how many."""
+        count = index.stop - index.start if isinstance(index, slice) else len(index)
+        pairs = [(rows.categorical, self._rows.categorical), (rows.numeric, self._rows.numeric)]
+        pairs += [(rows.histories[name], target) for name, target in self._rows.histories.items()]
+        for source, target in pairs:
+            if isinstance(index, slice):
+                target[:count] = source[index]
+            else:
+                # `clip` lets numpy write in place; the indices are ours.
+                np.take(np.asarray(source), index, axis=0, out=target[:count], mode="clip")
+        return count
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self.close()
+
+
+def require_scores(scores: Float32, loss: Loss) -> None:
+    """ToolError unless every score is a number, and for bce a probability."""
+    wrong = int(np.count_nonzero(~np.isfinite(scores)))
+    if wrong:
+        raise ToolError(
+            f"{wrong:,} of {len(scores):,} predictions are not finite: the training diverged. "
+            "Try a smaller learning rate, or grad_clip."
+        )
+    if loss == "bce" and len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
+        raise ToolError(
+            f"`predict` must return probabilities in [0, 1] for loss bce, got {scores.min():g} to "
+            f"{scores.max():g}."
+        )
