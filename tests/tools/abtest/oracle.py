@@ -1,4 +1,4 @@
-"""Users by a formula, for comparing with tea-tasting 1.14; `python oracle.py` there prints `tea_tasting.json`.
+"""Users by a formula, for comparing with tea-tasting 1.14. Run, it prints `tea_tasting.json`.
 
 tea-tasting brings ibis and pyarrow, 400 MB, so it is no dependency, not even of development:
 

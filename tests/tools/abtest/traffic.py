@@ -1,6 +1,6 @@
 """Simulated live tests with a known truth, thousands at once: keen and idle users, new ones, moods, a ramp.
 
-A user's daily visits are Poisson with a rate that is their own (gamma, so that a few do much), of the day of the
+A user's daily visits are Poisson with a rate of their own (gamma: a few do much), of the day of the
 week, and of a mood that moves slowly; a visit is disliked with a probability of their own. A third of the
 users have no pre-period. Coverage is ramped, a user counts from their first visit after that.
 """
@@ -22,7 +22,7 @@ METRICS = ("visits", "active_days", "dislike_rate")
 
 @dataclass(frozen=True)
 class Arm:
-    """Moments of each metric at the end of each day, with those of the day before: [experiments, DAYS]."""
+    """Moments of each metric after each day, with those of the day before [experiments, DAYS]."""
 
     metrics: dict[str, Moments]
 

@@ -1,0 +1,129 @@
+"""How often the judgement is right, over thousands of simulated tests whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+from traffic import DAYS, experiments
+
+from evorank.tools.abtest.effects import compare, correlation
+from evorank.tools.abtest.guardrails import grown, harm
+from evorank.tools.abtest.plan import Metric
+from evorank.tools.abtest.power import power_of
+from evorank.tools.abtest.sequential import boundaries, pocock_spending
+
+MINIMUM_USERS = 200
+FRACTION = np.arange(1, DAYS + 1) / DAYS
+
+
+def guardrail(name: str, margin: float) -> Metric:
+    better = name != "dislike_rate"
+    return Metric(name=name, source="t", value="count(*)", margin=margin, higher_is_better=better)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Shares of tests in which, at the horizon ..."""
+
+    significant: float
+    """the 95% interval of the difference excludes zero,"""
+    found: float
+    """and lies on the side of the true effect (where there is one),"""
+    predicted: float
+    """which was predicted with this probability from the control arm;"""
+    covers: float
+    """the interval of the lift contains the true lift."""
+    variance_reduction: float
+    """Median over tests of what CUPED removes."""
+
+
+def horizon(
+    count: int, users: int, metric: str, lift: float = 0.0, seed: int = 0, cuped: bool = True
+) -> Horizon:
+    """One metric of `count` tests with the true `lift`, read once."""
+    effect = {"dislikes" if metric == "dislike_rate" else "visits": lift}
+    rows = []
+    for control, candidate in experiments(
+        count, users, seed=seed, only_last=True, metrics=(metric,), **effect
+    ):
+        arms = control.metrics[metric], candidate.metrics[metric]
+        found, raw = compare(*arms, cuped=cuped), compare(*arms, cuped=False)
+        difference, error, degrees = found.contrast()
+        ratio, log_error, log_degrees = found.lift()
+        significant = np.abs(difference) > stdtrit(degrees, 0.975) * error
+        off = np.abs(np.log1p(ratio) - np.log1p(lift))
+        covers = off <= stdtrit(log_degrees, 0.975) * log_error
+        own = compare(arms[0], arms[0], cuped=cuped)
+        relative = own.contrast()[1] * np.sqrt(arms[0].n / 2.0) / own.control
+        power = [power_of(lift, v, n) for v, n in zip(relative.ravel(), arms[0].n.ravel(), strict=True)]
+        side = np.sign(difference) == np.sign(lift)
+        reduction = 1.0 - (error / raw.contrast()[1]) ** 2
+        rows.append(
+            np.stack(
+                [
+                    each.ravel()
+                    for each in (significant, significant & side, np.array(power), covers, reduction)
+                ]
+            )
+        )
+    table = np.concatenate(rows, axis=1)
+    return Horizon(*table[:4].mean(axis=1), np.median(table[4]))
+
+
+@dataclass(frozen=True)
+class Daily:
+    """Shares of tests stopped at any of the daily looks, by ..."""
+
+    aborted: float
+    """a guardrail,"""
+    first_half: float
+    """within the first half of the horizon,"""
+    naive: float
+    """bounds that take 1 / error² for information, as in trials,"""
+    point_estimate: float
+    """a point estimate of harm beyond the margin."""
+
+
+def daily(
+    count: int,
+    users: int,
+    metrics: tuple[str, ...],
+    margin: float = 0.0,
+    seed: int = 0,
+    alpha: float = 0.05,
+    **effects: float,
+) -> Daily:
+    """`count` tests watched by guardrails on `metrics` that share `alpha`; as `guardrails.look`, all at once."""
+    stopped = {name: [] for name in ("ours", "naive", "point")}
+    spent = pocock_spending(FRACTION, alpha / len(metrics))
+    for control, candidate in experiments(count, users, seed=seed, metrics=metrics, **effects):
+        crossed = dict.fromkeys(stopped, False)
+        for name in metrics:
+            metric, arms = guardrail(name, margin), (control.metrics[name], candidate.metrics[name])
+            found = compare(arms[0].now, arms[1].now)
+            z = harm(found, metric)
+            ready = (np.minimum(arms[0].n, arms[1].n) >= MINIMUM_USERS) & np.isfinite(z)
+            memory = correlation(*arms, metric.threshold)
+            information = np.where(ready, 1.0, np.nan)
+            for day in range(1, DAYS):
+                follows = ready[:, day - 1] & ready[:, day]
+                information[:, day] = np.where(
+                    follows, grown(information[:, day - 1], memory[:, day]), information[:, day]
+                )
+            error = found.contrast(metric.threshold)[1]
+            classic = np.where(ready, (found.control / np.where(error > 0, error, np.nan)) ** 2, np.nan)
+            z = np.where(ready, z, -np.inf)
+            crossed["ours"] |= z >= boundaries(information, spent)
+            crossed["naive"] |= z >= boundaries(classic, spent)
+            crossed["point"] |= z > 0
+        for name, days in crossed.items():
+            stopped[name].append(days)
+    ours, naive, point = (np.concatenate(stopped[name]) for name in stopped)
+    return Daily(
+        ours.any(axis=1).mean(),
+        ours[:, : DAYS // 2].any(axis=1).mean(),
+        naive.any(axis=1).mean(),
+        point.any(axis=1).mean(),
+    )
