@@ -232,16 +232,19 @@ class SystemConfig(_Part):
 # --------------------------------------------------------------------------- checks
 
 
-def parse_config(phi: Phi, log: LogSchema) -> SystemConfig:
+def parse_config(phi: Phi, log: LogSchema, *, reward: bool = True) -> SystemConfig:
     """Φ as a SystemConfig; RefusedDelta with every finding if it is not valid on this log."""
-    findings = check_config(phi, log)
+    findings = check_config(phi, log, reward=reward)
     if findings:
         raise RefusedDelta(findings)
     return SystemConfig.model_validate(phi)
 
 
-def check_config(phi: Phi, log: LogSchema) -> list[Finding]:
-    """Everything wrong with Φ on this log short of optimizer arguments; [] means valid. Never raises."""
+def check_config(phi: Phi, log: LogSchema, *, reward: bool = True) -> list[Finding]:
+    """Everything wrong with Φ on this log short of optimizer arguments; [] means valid. Never raises.
+
+    Without `reward` its SQL is left alone: whoever has the labels needs no DuckDB, which takes 30 ms to open.
+    """
     if findings := check_json(phi):
         return findings
     try:
@@ -251,7 +254,7 @@ def check_config(phi: Phi, log: LogSchema) -> list[Finding]:
     return [
         *check_components(config),
         *_check_architecture(config, log),
-        *check_objective(config.objective, log.columns),
+        *(check_objective(config.objective, log.columns) if reward else ()),
     ]
 
 

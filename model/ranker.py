@@ -75,9 +75,9 @@ class NeuralRanker:
             return list(refused.findings)
         return []
 
-    def _read(self, phi: Phi) -> list[Finding]:
+    def _read(self, phi: Phi, reward: bool = True) -> list[Finding]:
         """Everything wrong with Φ that can be known without running its components."""
-        findings = check_config(phi, self._log)
+        findings = check_config(phi, self._log, reward=reward)
         try:
             config = SystemConfig.model_validate(phi)
         except ValueError:  # pydantic's; check_config has told it
@@ -101,7 +101,7 @@ class NeuralRanker:
 
         Raises RefusedDelta where only running a component tells its size, and this process may not.
         """
-        config = parse_config(phi, self._log)
+        config = parse_config(phi, self._log, reward=False)
         if component_code.permitted():
             return Cost(parameters=self._prepared(config)[1].parameters)
         return Cost(parameters=planned_network(config, self._log).parameters)
@@ -114,7 +114,7 @@ class NeuralRanker:
         """
         from evorank.model import train
 
-        if findings := self._read(phi):
+        if findings := self._read(phi, reward=False):  # the labels are there
             raise RefusedDelta(findings)
         config = SystemConfig.model_validate(phi)
         code, planned = self._prepared(config, trial=True)
@@ -133,7 +133,7 @@ class NeuralRanker:
         key = canonical(phi)
         with self._lock:
             if self._loaded is None or self._loaded[0] != key or self._loaded[1] is not weights:
-                config = parse_config(phi, self._log)
+                config = parse_config(phi, self._log, reward=False)
                 code, planned = self._prepared(config)
                 with component_code.blaming():
                     network = train.load(planned, self._log.features, weights, code)
