@@ -81,8 +81,9 @@ def lock(
     fails with EPERM.
 
     `dies_with_parent` ties it to the *thread* that started it: right for a child of a process with one
-    thread. LockError names the layer that cannot be had here, with what to do; `degraded` puts on the
-    others instead.
+    thread. `threads` are for code of ours and the user's: only memory bounds their number, which an attacker
+    could use against the machine. LockError names the layer that cannot be had here, with what to do;
+    `degraded` puts on the others instead.
     """
     missing = _put_on(limits, readable, threads, LAYERS, dies_with_parent)
     if missing and not degraded:

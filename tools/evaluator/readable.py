@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import site
 import sys
 import sysconfig
@@ -35,7 +36,7 @@ def readable_code(extra: Sequence[Path] = (), hidden: Sequence[Path] = ()) -> li
     own = Path(__file__).resolve().parents[2]
     found += [own / folder for folder in OWN_FOLDERS]
     found += extra
-    resolved = {path.resolve() for path in found if path.exists()}
+    resolved = {path.resolve() for path in found if os.path.exists(path)}  # False also where we may not look
     # The root of everything, should an interpreter live there, is no folder of code.
     kept = sorted(path for path in resolved if not resolved & set(path.parents) and path != Path(path.root))
     for secret in (Path(path).resolve() for path in hidden):

@@ -37,9 +37,9 @@ class Arena:
         (home / "labels.npy").write_bytes(SECRET)
         (home / "hostile_module.py").write_text("LOADED = True\n")
         (home / "folder").mkdir()
-        import _bisect
+        import _ctypes
 
-        shutil.copy(_bisect.__file__, home / "code.so")
+        shutil.copy(_ctypes.__file__, home / "code.so")
         environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._bystander = subprocess.Popen(
             [sys.executable, "-S", "-c", BYSTANDER], stdout=subprocess.PIPE, text=True, env={"API_KEY": "x"}

@@ -59,7 +59,7 @@ class Attack:
     act: Callable[[Stage], bool]
     control: bool
     root: bool
-    """Whether only root could do it outside a lock."""
+    """Whether only root does it where limits hold: others may start no process, or the machine forbids it."""
 
 
 ATTACKS: dict[str, Attack] = {}
@@ -277,7 +277,7 @@ def make_a_pair_of_sockets(stage):
 # ---------------------------------------------------------------------------------- processes and threads
 
 
-@attack()
+@attack(root=True)
 def fork_many(stage):
     for _ in range(20):
         if (child := os.fork()) == 0:
@@ -286,7 +286,7 @@ def fork_many(stage):
     return True
 
 
-@attack()
+@attack(root=True)
 def fork_by_a_raw_call(stage):
     arguments = struct.pack("=11Q", 0, 0, 0, 0, signal.SIGCHLD, *[0] * 6)
     if (child := call("clone3", arguments, len(arguments))) == 0:
@@ -295,7 +295,7 @@ def fork_by_a_raw_call(stage):
     return True
 
 
-@attack()
+@attack(root=True)
 def start_threads(stage):
     """Two small ones: more would meet the memory limit."""
     threading.stack_size(1 << 18)
@@ -305,7 +305,7 @@ def start_threads(stage):
     return True
 
 
-@attack()
+@attack(root=True)
 def run_a_program(stage):
     return subprocess.run([sys.executable, "-c", "0"], check=True).returncode == 0
 
@@ -323,7 +323,7 @@ def run_a_program_from_memory(stage):
     return True
 
 
-@attack()
+@attack(root=True)
 def run_a_shell(stage):
     os.system(f"echo > '{stage.home}/shell'")
     return (stage.home / "shell").exists()
@@ -537,7 +537,7 @@ def hide_a_payload_in_weights(stage):
     return os.path.exists(path)
 
 
-@attack()
+@attack(root=True)
 def hide_a_payload_in_a_pickle(stage):
     command = f"import os; os.system('echo > {stage.home}/pickled')"
     pickle.loads(pickle.dumps(Payload(command)))
@@ -643,7 +643,7 @@ def make_pipes(stage):
     return len(os.pipe()) == 2
 
 
-@attack()
+@attack(root=True)
 def submit_calls_through_a_ring(stage):
     return call("io_uring_setup", 4, ctypes.create_string_buffer(120)) >= 0
 
@@ -653,7 +653,7 @@ def keep_a_key_in_the_kernel(stage):
     return call("add_key", b"user", b"evorank", SECRET, len(SECRET), -2) >= 0
 
 
-@attack()
+@attack(root=True)
 def watch_the_machine_by_counters(stage):
     attributes = ctypes.create_string_buffer(struct.pack("=IIQ", 1, 128, 0), 128)
     return call("perf_event_open", attributes, 0, -1, -1, 0) >= 0
