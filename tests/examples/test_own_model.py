@@ -157,7 +157,8 @@ def test_the_commands_of_the_readme_evolve_it(tmp_path: Path) -> None:
     assert len(attempts) == 4
     assert {attempt.persona for attempt in attempts} == {"optimizer", "architecture"}
     for attempt in attempts:
-        # On this tiny log a training takes hundredths of a second: what it costs over production is luck.
+        # Clocks of a tiny training on a busy machine are luck, and both clocks are guardrails.
         measured = attempt.outcome in ("better", "cheaper", "equal", "worse", "inconclusive")
-        assert measured or "the guardrail train_cost" in attempt.reason, attempt.reason
+        by_clock = "the guardrail train_cost" in attempt.reason or "the guardrail latency" in attempt.reason
+        assert measured or by_clock, attempt.reason
         assert surface.system().check(attempt.phi) == []
