@@ -22,7 +22,7 @@ from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.journal import thread_id
 from evorank.graph.state import Attempt, AttemptInput, AttemptOutput, AttemptState, Usage
 from evorank.model.delta import apply_delta, diff, fingerprint
-from evorank.model.errors import Finding, RefusedDelta, ToolError
+from evorank.model.errors import Finding, RefusedDelta, Stopped, ToolError
 from evorank.model.system import Phi
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Operation, Proposal, Review
@@ -157,6 +157,8 @@ def tool(state: AttemptState, runtime: Runtime[Context]) -> Update:
     except RefusedDelta as refusal:  # a guardrail that only a training can measure
         findings = [finding.as_dict() for finding in refusal.findings]
         return {"outcome": "refused", "reason": str(refusal), "findings": findings}
+    except Stopped as stopped:  # there is no loss to compare, and no need for one
+        return {"outcome": "worse", "reason": str(stopped)}
     except ToolError as error:
         return {"outcome": "failed", "reason": str(error)}
     return {

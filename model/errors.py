@@ -20,6 +20,7 @@ __all__ = [
     "LogError",
     "RefusedDelta",
     "RefusedQuery",
+    "Stopped",
     "ToolError",
 ]
 
@@ -79,6 +80,10 @@ class ChatModelError(EvorankError):
 
 class ToolError(EvorankError):
     """A tool failed on this candidate. A result to learn from: it is journaled, the run goes on."""
+
+
+class Stopped(ToolError):  # noqa: N818 - a verdict, not a malfunction
+    """A training was given up, its curve clearly worse than production's: the verdict is `worse`."""
 
 
 class RefusedQuery(ToolError):  # noqa: N818 - a refusal, not a malfunction

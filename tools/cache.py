@@ -60,7 +60,8 @@ class EvaluationCache:
             predictions = np.load(self.directory / f"{key}.npy", allow_pickle=False)
             if predictions.dtype != np.float32 or zlib.crc32(predictions.tobytes()) != checksum:
                 return None
-            return Evaluation(predictions=predictions, **told, cached=True)
+            curve = tuple((int(rows), float(loss)) for rows, loss in told.pop("curve", ()))
+            return Evaluation(predictions=predictions, curve=curve, **told, cached=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
             return None
 

@@ -60,6 +60,11 @@ class Comparison(BaseModel):
     production: Measurement
     reason: str = Field(description="One sentence with the numbers")
     cpu_seconds: float = Field(default=0.0, description="Spent on this answer; cached trainings cost nothing")
+    curves: dict[Literal["candidate", "production"], list[tuple[int, float]]] = Field(
+        default_factory=dict,
+        description="Learning curve of each arm with the first seed: rows seen, mean training loss since the "
+        "point before. Told by the training itself: for a picture, not a measurement",
+    )
 
 
 def saving(candidate: Sequence[Evaluation], production: Sequence[Evaluation]) -> str:

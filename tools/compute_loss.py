@@ -40,8 +40,9 @@ def compute_loss(phi: Phi, bench: Workbench, on_progress: Progress | None = None
 
     The difference is candidate - production in units of the loss ("bce": nats per impression), lower is
     better, with a 95% interval over users and seeds. RefusedDelta where `phi` is invalid or breaks a
-    guardrail; ToolError where a training fails, or where `phi` has another label or loss than production
-    (losses of different rewards mean different things; use compute_eval).
+    guardrail; Stopped where a training was given up as clearly worse; ToolError where one fails, or where
+    `phi` has another label or loss than production (losses of different rewards mean different things; use
+    compute_eval).
     """
     tell = on_progress or (lambda message: None)
     ladder = _Ladder(phi, bench, _same_objective(phi, bench))
@@ -265,6 +266,7 @@ class _Ladder:
             production=production,
             reason=reason,
             cpu_seconds=self.cpu_seconds,
+            curves={"candidate": list(ours[0].curve), "production": list(theirs[0].curve)},
         )
 
 

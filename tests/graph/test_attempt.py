@@ -6,7 +6,7 @@ from scripted import ACCEPT, in_turn, learning_rate, proposal, rates
 from evorank.graph.attempt import MEASURED, attempt_builder
 from evorank.graph.context import open_session
 from evorank.graph.offline import graph
-from evorank.model.errors import ToolError
+from evorank.model.errors import Stopped, ToolError
 
 
 @pytest.fixture
@@ -194,3 +194,12 @@ def test_a_step_that_is_in_the_journal_already_does_nothing_again(context, attem
     assert model.asked == []
     assert trainings.trained == []
     assert [record.reason for record in journal.attempts()] == ["recorded before the crash"]
+
+
+def test_a_training_given_up_early_is_worse_with_its_reason_and_without_a_comparison(run, trainings):
+    trainings.refuse = Stopped("Stopped after 62% of the training: over its last 900 rows ...")
+    (attempt,) = run(rates(0.05))
+    assert attempt.outcome == "worse"
+    assert attempt.reason.startswith("Stopped after 62% of the training")
+    assert attempt.comparison is None
+    assert attempt.phi["optimizer"]["args"]["lr"] == 0.05

@@ -26,8 +26,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from evorank.model.errors import EvorankError
+from evorank.model.progress import install
 from evorank.model.system import Float32, LogSchema, RankingSystem, Rows, Weights
 from evorank.tools.evaluator import blocks
+from evorank.tools.evaluator.curves import REGION, Writer
 from evorank.tools.evaluator.lock import Limits, lock
 
 __all__ = ["BEGUN", "STATUS_BYTES", "live"]
@@ -154,14 +156,18 @@ def _check(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[st
 def _train(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
     schema = blocks.schema_from_json(request["schema"])
     arrays = {}
-    for (name, told), descriptor in zip(request["blocks"].items(), data, strict=True):
+    *files, progress = data
+    for (name, told), descriptor in zip(request["blocks"].items(), files, strict=True):
         arrays[name] = blocks.Block.from_json(told).mapped(descriptor)
     labels, rows = arrays.pop("labels"), blocks.rows_of(schema.features, arrays)
+    sink = Writer(mmap.mmap(progress, REGION))
 
     def do() -> dict[str, Any]:
         system, phi = _system(request, schema), request["phi"]
         parameters = int(system.cost(phi).parameters)
-        blocks.write_weights(RESULT, system.fit(phi, rows, labels, int(request["seed"])))
+        with install(sink):
+            weights = system.fit(phi, rows, labels, int(request["seed"]))
+        blocks.write_weights(RESULT, weights)
         return {"parameters": parameters}
 
     return do

@@ -41,7 +41,7 @@ def open_executor(
     """
     require_executor(name, address)
     if name == "local":
-        return LocalPool(workers)
+        return LocalPool(workers, allow_degraded=allow_degraded)
     from evorank.tools.evaluator.ray_pool import RayPool
 
-    return RayPool(address, workers)
+    return RayPool(address, workers, allow_degraded=allow_degraded)

@@ -18,7 +18,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evorank.model.data import Dataset
-from evorank.model.errors import EvorankError, Finding, LockError, ToolError
+from evorank.model.errors import EvorankError, Finding, LockError, Stopped, ToolError
 from evorank.model.system import Float32, Phi, Rows
 from evorank.tools.evaluator.artifact import Artifact, export_artifact
 from evorank.tools.evaluator.blocks import (
@@ -41,6 +41,7 @@ from evorank.tools.evaluator.blocks import (
     seal,
     weights_in,
 )
+from evorank.tools.evaluator.curves import REGION, Curve, clearly_worse, of_points, read
 from evorank.tools.evaluator.executor import Checked, Evaluation, Job
 from evorank.tools.evaluator.lock import Limits, self_test
 from evorank.tools.evaluator.scorer import Scorer, require_scores
@@ -48,6 +49,8 @@ from evorank.tools.evaluator.supervisor import Child, End, Lost, Supervisor
 
 __all__ = ["LocalPool"]
 
+LOOK_SECONDS = 0.2
+"""How often a running training's curve is looked at."""
 LATENCY_ROWS = 500
 LATENCY_REPEATS = 7
 BATCH = 1 << 16
@@ -275,7 +278,7 @@ class LocalPool:
 
     def _evaluate(self, job: Job, turn: _Turn) -> Evaluation:
         dataset = self._dataset(job.dataset, job.system)
-        with self._train(job, dataset, turn) as (weights, blocks, trained, claimed):
+        with self._train(job, dataset, turn) as (weights, blocks, trained, claimed, curve):
             floats = sum(math.prod(b.shape) for b in blocks.values() if np.dtype(b.dtype).kind == "f")
             predictions, latency, scored = self._score(job, dataset, weights, blocks, turn)
             if job.artifact is not None:
@@ -298,13 +301,15 @@ class LocalPool:
             max(claimed, floats),
             scored.cpu_seconds,
             max(trained.peak, scored.peak),
+            curve.points,
         )
 
     @contextmanager
     def _train(
         self, job: Job, dataset: Dataset, turn: _Turn
-    ) -> Iterator[tuple[int, dict[str, Block], End, int]]:
-        """Train; yields the sealed weights, where they lie, how the child ended, and the cost it claims."""
+    ) -> Iterator[tuple[int, dict[str, Block], End, int, Curve]]:
+        """Train; yields the sealed weights, where they lie, how the child ended, the cost it claims, and
+        the curve it tells."""
         request: dict[str, Any] = {
             "kind": "train",
             "schema": schema_as_json(dataset.schema),
@@ -320,18 +325,21 @@ class LocalPool:
                 files.callback(os.close, descriptor)
                 data.append(descriptor)
                 request["blocks"][name] = block.as_json()
-            weights = memory_file("weights")
+            weights, progress = memory_file("weights"), memory_file("progress", REGION)
             files.callback(os.close, weights)
+            files.callback(os.close, progress)
             with self._supervisor(job.system).spawn(
-                request, [weights, *data], limits, threads=_own(job.system)
+                request, [weights, *data, progress], limits, threads=_own(job.system)
             ) as child:
                 turn.watch(child)
+                _watch(child, progress, job, turn)
                 end = child.wait(turn.left, turn.late)
                 _require_done(child, end, "Training")
                 told = child.told()
             seal(weights)
             claimed = told.get("parameters")
-            yield weights, weights_in(weights), end, claimed if type(claimed) is int else 0
+            claimed = claimed if type(claimed) is int else 0
+            yield weights, weights_in(weights), end, claimed, read(os.pread(progress, REGION, 0))
 
     def _score(
         self, job: Job, dataset: Dataset, weights: int, blocks: Mapping[str, Block], turn: _Turn
@@ -417,6 +425,22 @@ def _twice(run: Callable[[_Turn], Found], turn: _Turn) -> Found:
             if attempt == 2:
                 raise ToolError(f"The training process died twice: {lost}.") from None
     raise AssertionError("unreachable")
+
+
+def _watch(child: Child, progress: int, job: Job, turn: _Turn) -> None:
+    """Look at a training's curve now and then until it ends. Stopped where it is clearly worse than
+    production's, ToolError where it diverged and goes on regardless."""
+    production, fresh, diverged = of_points(job.against), job.train[1] - job.train[0], False
+    while turn.left and not wait([child.ended], min(LOOK_SECONDS, turn.left)).done:
+        curve = read(os.pread(progress, REGION, 0))
+        why = clearly_worse(curve, production, fresh)
+        if why is None:
+            continue
+        if curve.diverged is None:
+            raise Stopped(f"Stopped {why}")
+        if diverged:  # at the second look: most trainings notice it, and say more
+            raise ToolError(f"The training was stopped {why}")
+        diverged = True
 
 
 def _require_done(child: Child, end: End, what: str) -> None:
