@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,9 @@ class Search:
         self._measured = _comparable(reading)
         self._tried = {_key(t.phi) for t in reading.tried if t.phi is not None} | {_key(reading.production)}
         parents = [
-            _Parent(t.phi, t.gain - t.noise / 4, t) for t in self._measured if t.phi and t.gain is not None
+            _Parent(t.phi, t.gain - t.noise / 4, t)
+            for t in self._measured
+            if t.phi and t.gain is not None and "difference" in t.line
         ]
         parents.append(_Parent(reading.production, 0.0, None))
         self._parents = sorted(parents, key=lambda parent: -parent.gain)
@@ -237,7 +239,7 @@ class Search:
             for family in families:
                 if tried in self._measured and tried.gain is not None:
                     improved[family].append(tried.gain - (base.gain if base and base.gain else 0.0))
-                elif tried.outcome in ("refused", "failed"):
+                elif tried.outcome in ("refused", "failed") or _stopped_early(tried):
                     failed[family] += 1
         spread = (
             float(np.median(np.abs([g for gains in improved.values() for g in gains]))) if improved else 1.0
@@ -276,7 +278,15 @@ def _comparable(reading: Reading) -> list[Tried]:
         return [t for t in measured if t.line["persona"] == reading.persona and t.line["metric"] == metric]
     metric = metric or next((t.line["metric"] for t in measured if t.line["better_is"] == "lower"), None)
     label = reading.production.get("reward")
-    return [t for t in measured if t.line["metric"] == metric and t.phi and t.phi.get("reward") == label]
+    found = [t for t in measured if t.line["metric"] == metric and t.phi and t.phi.get("reward") == label]
+    # A training that was stopped early has no loss: it counts as far below production as anything was off it.
+    far = max((abs(t.gain) for t in found if t.gain is not None), default=0.0)
+    stopped = [t for t in reading.tried if _stopped_early(t) and t.phi and t.phi.get("reward") == label]
+    return found + [replace(t, gain=-far) for t in stopped if far > 0]
+
+
+def _stopped_early(tried: Tried) -> bool:
+    return tried.outcome == "worse" and tried.gain is None
 
 
 def _turned(knobs: Sequence[Knob], before: Phi, after: Phi) -> tuple[tuple[str, Any, Any], ...]:

@@ -73,6 +73,24 @@ def test_changing_the_journal_in_the_prompt_changes_the_answer(briefing_of, loop
     assert propose(told) == propose(replace(told, journal=list(reversed(run.journal))))
 
 
+def test_a_training_that_was_stopped_early_is_a_warning_and_never_a_base(briefing_of, loop):
+    run = loop(briefing_of(), rate_loss)
+    for _ in range(12):
+        run.step()
+    best = min(run.journal, key=lambda attempt: attempt["comparison"]["difference"])
+    others = [attempt for attempt in run.journal if attempt is not best]
+    stopped = best | {"outcome": "worse", "comparison": None, "reason": "Stopped after 60% ..."}
+    unknown = best | {"outcome": "failed", "category": None, "comparison": None, "changes": [], "patch": []}
+    answers = []
+    for journal in (run.journal, [*others, stopped], [*others, unknown]):
+        told = briefing_of(step=12, journal=journal)
+        answers.append([propose(told, seed) for seed in range(12)])
+    based = [sum(best["fingerprint"].startswith(each.base) for each in of if each.base) for of in answers]
+    assert based[0] > 0
+    assert based[1] == 0
+    assert answers[1] != answers[2]
+
+
 def test_the_engineer_has_no_channel_but_the_text(briefing_of, loop):
     """A fresh engineer given only the strings of the messages answers like the one that lived the run."""
     run = loop(briefing_of(), rate_loss)
