@@ -1,9 +1,9 @@
 """What a test can see at all: the smallest effect it would find, and the days that a given effect takes.
 
-Normal approximation of the two-sided test at the horizon: with relative standard error s, an effect is found
-with probability `power` if it is at least (z of level + z of power) · s. Non-inferiority within a margin is
-the same with the margin as the effect. What a user varies by comes from the surface's own past, CUPED
-included.
+Normal approximation on the scale of log(candidate / production), on which both arms have the same error if an
+effect multiplies what users do: a lift L is found with probability `power` if |log(1 + L)| is at least
+(z of level + z of power) · variation · sqrt(2 / users). Non-inferiority is the same with the margin as the
+effect. What a user varies by comes from the surface's own past, CUPED included.
 """
 
 from __future__ import annotations
@@ -42,23 +42,25 @@ def variation(past: Moments, *, cuped: bool = True) -> float:
 
 
 def detectable(variation: float, users: float, power: float = 0.8, level: float = 0.95) -> float:
-    """Smallest true lift found with `power`, `users` per arm: (z + z) · variation · sqrt(2 / users)."""
+    """Smallest true lift > 0 found with `power`; `users` per arm."""
     from scipy.special import ndtri
 
     if users <= 0:
         return math.inf
-    return float(ndtri(0.5 + level / 2.0) + ndtri(power)) * variation * math.sqrt(2.0 / users)
+    needed = float(ndtri(0.5 + level / 2.0) + ndtri(power)) * variation * math.sqrt(2.0 / users)
+    return math.expm1(needed) if needed < 100 else math.inf
 
 
 def power_of(effect: float, variation: float, users: float, level: float = 0.95) -> float:
-    """Probability that a true lift `effect` is found, in its own direction."""
+    """Probability that a true lift `effect` (> -1) is found, in its own direction; `users` per arm."""
     from scipy.special import ndtr, ndtri
 
     if users <= 0 or not math.isfinite(variation):
         return 0.0
     if variation == 0:
         return float(effect != 0)
-    return float(ndtr(abs(effect) / (variation * math.sqrt(2.0 / users)) - ndtri(0.5 + level / 2.0)))
+    found = abs(math.log1p(effect)) / (variation * math.sqrt(2.0 / users))
+    return float(ndtr(found - ndtri(0.5 + level / 2.0)))
 
 
 def days_to_detect(
@@ -70,7 +72,7 @@ def days_to_detect(
     concave, because users come back. `variation` is taken as constant; it falls with time for most metrics.
     """
     for day in range(7, len(arrivals) + 1, 7):
-        if detectable(variation, arrivals[day - 1], power, level) <= abs(effect):
+        if power_of(effect, variation, arrivals[day - 1], level) >= power:
             return day
     return None
 
@@ -85,7 +87,7 @@ class MetricPower(BaseModel):
     variation: float | None = Field(description="Standard deviation of a user over the mean, after CUPED")
     variance_reduction: float = Field(description="What CUPED is expected to remove, 0..1")
     detectable: float | None = Field(description="Smallest lift found with the plan's power")
-    wanted: float = Field(description="The lift to find (success), or the margin to rule out (guardrail)")
+    wanted: float = Field(description="The lift to find (success), or to rule out (guardrail: its margin)")
     power: float = Field(
         description="Probability to find `wanted`, or to show harm below the margin if there is none"
     )
@@ -98,9 +100,9 @@ class MetricPower(BaseModel):
         if self.detectable is None:
             return f"{self.metric}: its past has no positive mean, so nothing relative can be planned"
         need = f", {self.days} days would do" if self.days else ""
-        aim = "find a lift of" if self.role == "success" else "rule out harm of"
+        aim = "find a lift of" if self.role == "success" else "rule out a lift of"
         return (
-            f"{self.metric}: {self.power:.0%} to {aim} {self.wanted:.2%} with {self.users} users per arm "
+            f"{self.metric}: {self.power:.0%} to {aim} {self.wanted:+.2%} with {self.users} users per arm "
             f"(detectable: {self.detectable:.2%}{'' if self.enough else need})"
         )
 
@@ -119,8 +121,8 @@ class PowerReport(BaseModel):
 def plan_power(plan: Plan, past: dict[str, Moments], arrivals: Sequence[float], wanted: float) -> PowerReport:
     """Power of each metric of `plan` at its horizon, from the `past` of each, to find the lift `wanted`.
 
-    `arrivals` as in `days_to_detect`, at least as long as the horizon; a metric that is success and guardrail
-    is listed as both.
+    `wanted` has the sign of a gain. `arrivals` as in `days_to_detect`, at least as long as the horizon. A
+    metric that is success and guardrail is listed as both.
     """
     if len(arrivals) < plan.horizon_days:
         raise ValueError(
@@ -131,7 +133,7 @@ def plan_power(plan: Plan, past: dict[str, Moments], arrivals: Sequence[float], 
     for metric in plan.metrics:
         own, raw = variation(past[metric.name]), variation(past[metric.name], cuped=False)
         roles = [("success", wanted, plan.success_level)] if metric.success else []
-        roles += [("guardrail", metric.margin, plan.level)] if metric.margin is not None else []
+        roles += [("guardrail", metric.threshold - 1.0, plan.level)] if metric.margin is not None else []
         for role, target, level in roles:
             chance = power_of(target, own, users, level)
             smallest = detectable(own, users, plan.power, level)

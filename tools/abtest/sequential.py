@@ -5,7 +5,7 @@ probability to stop at or before look k is at most the alpha spent by then. Spen
 calendar time, alpha · ln(1 + (e - 1) t) (Lan and DeMets 1983, 1989): the number of looks and their days need
 not be planned, only the horizon. Only the joint law of the z matters: that of a Brownian motion observed at
 information I_k, corr(z_j, z_k) = sqrt(I_j / I_k) for j <= k. The probabilities are the recursive integrals of
-Armitage, McPherson and Rowe (1969), here by Gauss-Legendre quadrature as in Jennison and Turnbull (2000), ch. 19.
+Armitage, McPherson and Rowe (1969), here by Gauss-Legendre quadrature (Jennison and Turnbull 2000, ch. 19).
 
 There is no stopping for success: the north star is read once. So there is no lower bound.
 """

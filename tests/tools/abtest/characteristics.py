@@ -60,16 +60,10 @@ def horizon(
         power = [power_of(lift, v, n) for v, n in zip(relative.ravel(), arms[0].n.ravel(), strict=True)]
         side = np.sign(difference) == np.sign(lift)
         reduction = 1.0 - (error / raw.contrast()[1]) ** 2
-        rows.append(
-            np.stack(
-                [
-                    each.ravel()
-                    for each in (significant, significant & side, np.array(power), covers, reduction)
-                ]
-            )
-        )
+        each = (significant, significant & side, np.array(power), covers, reduction)
+        rows.append(np.stack([np.ravel(column) for column in each]))
     table = np.concatenate(rows, axis=1)
-    return Horizon(*table[:4].mean(axis=1), np.median(table[4]))
+    return Horizon(*table[:4].mean(axis=1).tolist(), float(np.median(table[4])))
 
 
 @dataclass(frozen=True)
@@ -86,6 +80,16 @@ class Daily:
     """a point estimate of harm beyond the margin."""
 
 
+def path(ready: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    """Information at each look [tests, DAYS]; nan before the first that is `ready`."""
+    information = np.where(ready, 1.0, np.nan)
+    for day in range(1, DAYS):
+        follows = ready[:, day - 1] & ready[:, day]
+        since = grown(information[:, day - 1], np.where(follows, memory[:, day], 1.0))
+        information[:, day] = np.where(follows, since, information[:, day])
+    return information
+
+
 def daily(
     count: int,
     users: int,
@@ -95,7 +99,7 @@ def daily(
     alpha: float = 0.05,
     **effects: float,
 ) -> Daily:
-    """`count` tests watched by guardrails on `metrics` that share `alpha`; as `guardrails.look`, all at once."""
+    """`count` tests watched by guardrails on `metrics` that share `alpha`: `guardrails.look`, all at once."""
     stopped = {name: [] for name in ("ours", "naive", "point")}
     spent = pocock_spending(FRACTION, alpha / len(metrics))
     for control, candidate in experiments(count, users, seed=seed, metrics=metrics, **effects):
@@ -105,13 +109,7 @@ def daily(
             found = compare(arms[0].now, arms[1].now)
             z = harm(found, metric)
             ready = (np.minimum(arms[0].n, arms[1].n) >= MINIMUM_USERS) & np.isfinite(z)
-            memory = correlation(*arms, metric.threshold)
-            information = np.where(ready, 1.0, np.nan)
-            for day in range(1, DAYS):
-                follows = ready[:, day - 1] & ready[:, day]
-                information[:, day] = np.where(
-                    follows, grown(information[:, day - 1], memory[:, day]), information[:, day]
-                )
+            information = path(ready, correlation(*arms, metric.threshold))
             error = found.contrast(metric.threshold)[1]
             classic = np.where(ready, (found.control / np.where(error > 0, error, np.nan)) ** 2, np.nan)
             z = np.where(ready, z, -np.inf)
@@ -121,9 +119,5 @@ def daily(
         for name, days in crossed.items():
             stopped[name].append(days)
     ours, naive, point = (np.concatenate(stopped[name]) for name in stopped)
-    return Daily(
-        ours.any(axis=1).mean(),
-        ours[:, : DAYS // 2].any(axis=1).mean(),
-        naive.any(axis=1).mean(),
-        point.any(axis=1).mean(),
-    )
+    shares = (ours, ours[:, : DAYS // 2], naive, point)
+    return Daily(*(float(each.any(axis=1).mean()) for each in shares))

@@ -38,7 +38,7 @@ def experiments(
     metrics: tuple[str, ...] = METRICS,
     chunk: int = 50,
 ) -> Iterator[tuple[Arm, Arm]]:
-    """(control, candidate) of `count` tests in chunks, `users` eligible per arm, with true relative effects."""
+    """(control, candidate) of `count` tests, in chunks; `users` eligible per arm, true relative effects."""
     rng = np.random.default_rng(seed)
     for start in range(0, count, chunk):
         size = min(chunk, count - start)
