@@ -75,7 +75,7 @@ class Supervisor:
         try:
             self._pool = LocalPool(workers, **options)
         except EvorankError as error:
-            return Refused(type(Refused.of(error).error()).__name__, f"node {self._node}: {error}")
+            return Refused(Refused.of(error).kind, f"node {self._node}: {error}")
         return None
 
     def run(self, id: str, job: Job, key: str) -> Any:

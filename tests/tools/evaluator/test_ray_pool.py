@@ -38,7 +38,7 @@ def job(dataset, seed=0, **phi):
         system=SYSTEM,
         production=PRODUCTION,
         phi=PRODUCTION | phi,
-        label_path=dataset.label_path(Objective("click")),
+        label_path=dataset.label_path(Objective("click"), upto="train"),
         loss="bce",
         seed=seed,
         train=(train.start, train.stop),
@@ -229,6 +229,7 @@ def test_jobs_of_a_node_that_dies_move_to_the_others_and_a_cluster_without_nodes
 
 def test_without_an_address_ray_is_started_guarded_and_ended(dataset, tmp_path):
     """In a process of its own, which Ray has never been imported in; then the process is killed."""
+    labels = str(dataset.label_path(Objective("click"), upto="train"))
     program = textwrap.dedent(
         f"""
         import json, os, sys
@@ -238,7 +239,7 @@ def test_without_an_address_ray_is_started_guarded_and_ended(dataset, tmp_path):
         from evorank.tools.evaluator.executor import Job
         from evorank.tools.evaluator.ray_pool import RayPool
         made = dict(dataset=Path({str(dataset.directory)!r}), system={SYSTEM!r}, production={{}},
-                    label_path=Path({str(dataset.label_path(Objective("click")))!r}), loss="bce", seed=0,
+                    label_path=Path({labels!r}), loss="bce", seed=0,
                     train=(0, 1000), score=(1000, 2000))
         for round in range(2):
             pool = RayPool(workers=1)
