@@ -10,6 +10,7 @@ be scored ever reaches it. What it says is judged by the parent.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import mmap
 import os
@@ -21,7 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from evorank.model.system import Float32, LogSchema, RankingSystem, Rows, Weight
 from evorank.tools.evaluator import blocks
 from evorank.tools.evaluator.curves import REGION, Writer
 from evorank.tools.evaluator.lock import Limits, lock
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["BEGUN", "STATUS_BYTES", "live"]
 
@@ -58,6 +62,7 @@ def live(
         log, status, begun, result, *data = descriptors
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout, sys.stderr = _Bounded.stream(1), _Bounded.stream(2)
         do = PREPARE[request["kind"]](request, data)
         _seed(int(request.get("seed", 0)))
         os.environ.clear()
@@ -78,6 +83,25 @@ def live(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+class _Bounded(io.RawIOBase):
+    """A log that is full says nothing more; whoever prints a lot is not punished for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def stream(cls, descriptor: int) -> io.TextIOWrapper:
+        return io.TextIOWrapper(cls(descriptor), errors="backslashreplace", write_through=True)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Buffer, /) -> int:
+        with suppress(OSError):
+            os.write(self._descriptor, content)
+        return memoryview(content).nbytes
 
 
 def _keep(*descriptors: int) -> None:

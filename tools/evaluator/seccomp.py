@@ -25,7 +25,7 @@ __all__ = ["MACHINES", "Instruction", "install", "program"]
 # fmt: off
 FREE: dict[str, tuple[int | None, int | None]] = {
     # Memory. `mmap` is below.
-    "futex": (202, 98), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233),
+    "futex": (202, 98), "munmap": (11, 215), "mprotect": (10, 226), "madvise": (28, 233),
     "brk": (12, 214), "membarrier": (324, 283), "get_mempolicy": (239, 236),
     # Descriptors that are open already. `fcntl` is below.
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
@@ -50,7 +50,7 @@ FREE: dict[str, tuple[int | None, int | None]] = {
 JUDGED: dict[str, tuple[int | None, int | None]] = {
     "mmap": (9, 222), "openat": (257, 56), "open": (2, None), "fcntl": (72, 25), "ioctl": (16, 29),
     "prlimit64": (302, 261), "kill": (62, 129), "tgkill": (234, 131), "clone": (56, 220),
-    "clone3": (435, 435), "arch_prctl": (158, None),
+    "clone3": (435, 435), "arch_prctl": (158, None), "mremap": (25, 216),
 }
 # fmt: on
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -123,6 +123,8 @@ def judgements(pid: int, threads: bool) -> dict[str, Judgement]:
         "tgkill": Judgement(((oneself,),)),  # abort()
         "clone": thread,
         "clone3": Judgement(error=errno.ENOSYS),  # its flags cannot be seen; C libraries then try clone
+        # It would grow a mapping over rows of a file that were not mapped; realloc(3) then copies instead.
+        "mremap": Judgement(error=errno.ENOMEM),
         "arch_prctl": Judgement(tuple((Condition(0, WHOLE, option),) for option in VECTOR_STATE)),
     }
 
