@@ -24,6 +24,8 @@ MARGIN = 0.002
 """Non-inferiority margin as a share of production's metric."""
 CHEAPER = 0.75
 """`cheaper` needs a cost at most this share of production's: a quarter saved."""
+ROUNDING = 1e-3
+"""Of the margin: differences below it are arithmetic, not effects."""
 
 
 class Measurement(BaseModel):
@@ -93,19 +95,21 @@ def decide(
 
     In this order: `better`, the whole interval is on the good side of zero; `cheaper`, worse by at most
     the margin and `cheap` names a saving; `worse`, the whole interval is on the bad side; `equal`, the
-    whole interval lies within the margin; else `inconclusive`.
+    whole interval lies within the margin; else `inconclusive`. A thousandth of the margin is zero: it is
+    the size of rounding, which the seeds repeat as faithfully as an effect.
     """
+    zero = ROUNDING * margin
     sign = 1.0 if lower_is_better else -1.0
     bad, good = (interval.high, interval.low) if lower_is_better else (-interval.low, -interval.high)
     what = (
         f"{metric} {interval.estimate:+.5f} (95% interval {interval.low:+.5f} to {interval.high:+.5f}, "
         f"{seeds} seed{'s' if seeds > 1 else ''})"
     )
-    if bad < 0:
+    if bad < -zero:
         return "better", f"Better beyond noise: {what}."
     if bad <= margin and cheap:
         return "cheaper", f"No worse than the margin {margin:.5f}, with {cheap}: {what}."
-    if good > 0:
+    if good > zero:
         return "worse", f"Worse beyond noise: {what}."
     if good >= -margin and bad <= margin:
         return "equal", f"Equal within the margin {margin:.5f}: {what}."

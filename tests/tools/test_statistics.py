@@ -156,6 +156,8 @@ def interval(low, high, data=0.0, seed=0.01):
         (-0.02, 0.005, "", "inconclusive"),
         (0.005, 0.02, "half the size", "worse"),
         (-0.02, 0.02, "half the size", "inconclusive"),
+        (1e-9, 2e-9, "", "equal"),  # what another order of additions gives, with every seed
+        (-2e-9, -1e-9, "", "equal"),
     ],
 )
 def test_a_verdict_follows_from_the_interval_and_the_margin(low, high, cheap, verdict):
