@@ -22,9 +22,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=2_000, help="simulated tests per row")
     tests = parser.parse_args().tests
 
-    print(
-        "| at the horizon | true lift | significant | with its sign | power computed | interval covers | CUPED removes |"
-    )
+    print("| at the horizon | true lift | significant | found | power | covers | CUPED removes |")
     print("|---|---|---|---|---|---|---|")
     for metric, lift in (
         ("visits", 0.0),
@@ -42,10 +40,8 @@ def main() -> None:
             flush=True,
         )
 
-    print(
-        "\n| daily looks | true lift | margin | aborted | in the first week | naive information | point estimate |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print("\n| daily looks | users an arm | true lift | margin | aborted | first week | naive | estimate |")
+    print("|---|---|---|---|---|---|---|---|")
     for metrics, users, lift, margin in (
         (("visits", "dislike_rate"), 400, 0.0, 0.0),
         (("active_days",), 3_000, 0.0, 0.0),
@@ -55,7 +51,7 @@ def main() -> None:
     ):
         found = daily(tests, users, metrics, margin=margin, seed=22, visits=lift)
         print(
-            f"| {', '.join(metrics)} ({users} users an arm) | {lift:+.0%} | {margin:.0%} | {found.aborted:.1%} "
+            f"| {', '.join(metrics)} | {users} | {lift:+.0%} | {margin:.0%} | {found.aborted:.1%} "
             f"| {found.first_half:.1%} | {found.naive:.1%} | {found.point_estimate:.1%} |",
             flush=True,
         )

@@ -59,7 +59,7 @@ class MetricStatistics(BaseModel):
     memory: float | None = Field(
         default=None,
         description="Correlation of a guardrail's z with that of the look before: what looking again adds. "
-        "None: there was no look before, or it had no variation",
+        "None: there was no look before, or it had no variation. 0 is safe where it cannot be known",
     )
 
 
