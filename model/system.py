@@ -163,7 +163,10 @@ class RankingSystem(Protocol):
         ...
 
     def fit(self, phi: Phi, rows: Rows, labels: Float32, seed: int) -> Weights:
-        """Train on `rows` and `labels` [n]; the same arguments give the same weights."""
+        """Train on `rows` and `labels` [n]; the same arguments give the same weights.
+
+        May call `model.progress.report` as it goes, so that a hopeless training can be stopped early.
+        """
         ...
 
     def predict(self, phi: Phi, weights: Weights, rows: Rows) -> Float32:
