@@ -43,6 +43,7 @@ class LinearSystem:
     def fit(self, phi, rows, labels, seed):
         misbehave(phi.get("fault"))
         started = time.process_time()
+        hoard = np.ones(phi.get("hoard", 0) // 8)
         rng = np.random.default_rng(seed)
         sizes = [feature.size for feature in rows.of_kind("categorical")]
         offsets = np.cumsum([0, *sizes[:-1]])
@@ -58,6 +59,7 @@ class LinearSystem:
             bias -= phi["lr"] * error.mean()
         while time.process_time() - started < phi.get("burn", 0.0):
             pass
+        del hoard
         return {"weights": weights, "bias": np.array([bias + phi.get("shift", 0.0)])}
 
     def predict(self, phi, weights, rows):
