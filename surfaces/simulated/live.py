@@ -1,8 +1,8 @@
 """LiveEncoder: what is served now, encoded exactly as the offline encoder would encode that impression later.
 
-Training on one encoding and serving on another is the classic silent failure of ranking systems, so vocabularies
-and scales are read from the dataset, and histories follow the dataset's own rules: strictly earlier times, newest
-first, unknown values as 0. Limit: features must be plain columns of the traffic, not SQL expressions.
+Training on one encoding and serving on another is the classic silent failure of ranking systems, so
+vocabularies and scales are read from the dataset, and histories follow the dataset's own rules: strictly
+earlier times, newest first, unknown values as 0. Limit: a feature must be a plain column of the traffic.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class _Vocabulary:
             ).fetchnumpy()
         values = np.ma.getdata(found["value"])
         if values.dtype.kind not in "iub":
-            raise ConfigurationError(f"feature {name!r} has values of type {values.dtype}; live ids are integers.")
+            raise ConfigurationError(
+                f"feature {name!r} has values of type {values.dtype}; live ids are integers."
+            )
         values, codes = values.astype(np.int64), np.ma.getdata(found["code"]).astype(np.int32)
         table = None
         if len(values) and values[0] >= 0 and values[-1] < _DENSE:
@@ -169,9 +171,13 @@ class LiveEncoder:
             for past in self._past:
                 counts = np.ones(len(users), np.bool_)
                 if past.feature.where:
-                    (found,) = connection.execute(
-                        f"SELECT coalesce(CAST(({past.feature.where}) AS BOOLEAN), false) FROM happened"
-                    ).fetchnumpy().values()
+                    (found,) = (
+                        connection.execute(
+                            f"SELECT coalesce(CAST(({past.feature.where}) AS BOOLEAN), false) FROM happened"
+                        )
+                        .fetchnumpy()
+                        .values()
+                    )
                     counts = np.ma.getdata(found)
                 some = order[counts[order]]
                 of = past.feature.of
@@ -190,14 +196,14 @@ class LiveEncoder:
         return np.where(np.isfinite(x), np.clip(x, -CLIP, CLIP), 0.0).astype(np.float32)
 
     def _read(self, dataset: Dataset, past: _Past) -> None:
-        """The last events of every user in the dataset's log, its test period included: serving is not judging."""
+        """The last events of every user in the log, its test period included: serving is not judging."""
         feature = past.feature
         with dataset.connect("test") as connection, sources.explained(f"history {feature.name}"):
             found = connection.execute(
                 f"SELECT {q(self._user)} AS u, {q(feature.of)} AS v FROM log "
                 f"WHERE coalesce(CAST(({feature.where or 'true'}) AS BOOLEAN), false) "
-                f"QUALIFY row_number() OVER (PARTITION BY {q(self._user)} ORDER BY row DESC) <= {feature.length} "
-                "ORDER BY row"
+                f"QUALIFY row_number() OVER (PARTITION BY {q(self._user)} ORDER BY row DESC) "
+                f"<= {feature.length} ORDER BY row"
             ).fetchnumpy()
         users, values = (np.ma.getdata(found[name]).astype(np.int64) for name in ("u", "v"))
         past.push(users, self._codes[feature.of](values))

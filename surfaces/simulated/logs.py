@@ -1,7 +1,7 @@
 """A simulated log on disk: one Parquet file per day, written through DuckDB, whole or not at all.
 
-A day is complete only when its delayed signals are known: `returned_next_day` takes until the next day begins.
-Until then the day lies in `pending/`, outside the glob that a surface reads, so a world that is stopped and
+A day is complete only when its delayed signals are known: `returned_next_day` takes until the next day
+begins. Until then it lies in `pending/`, outside the glob that a surface reads: a world that is stopped and
 continued loses nothing, and no file that was read ever changes.
 """
 

@@ -1,7 +1,7 @@
 """What a simulated world is made of: every number of it, described, as pydantic models with a TOML form.
 
-Two worlds with equal parameters and seed are the same world. Nothing here is fitted to real people; the
-values are chosen so that the gap between proxy and north star is real and can be measured (docs/simulator.md).
+Two worlds with equal parameters and seed are the same world. Nothing here is fitted to real people;
+the values are chosen so that the gap between proxy and north star is real (docs/simulator.md).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Population(_Part):
     users: int = Field(default=6000, ge=20, le=2_000_000, description="People who may ever sign up")
     late_share: Share = Field(default=0.15, description="Share who sign up later, evenly over arrival_days")
     arrival_days: int = Field(default=60, ge=1, description="Days over which the late ones arrive")
-    habit: Weight = Field(default=0.5, description="Mean logit of opening the app on a weekday")
+    habit: Weight = Field(default=1.3, description="Mean logit of opening the app on a weekday")
     habit_spread: Spread = Field(default=1.0, description="Deviation of that logit: few heavy, many light")
     warmth_spread: Spread = Field(default=0.6, description="Some click and react more than others at all")
-    warm_habit: Weight = Field(default=1.3, description="How much the warm also open the app more often")
+    warm_habit: Weight = Field(default=1.5, description="How much the warm also open the app more often")
     patience_spread: Spread = Field(default=0.5, description="Deviation of the logit of scrolling on")
     drift: Share = Field(default=0.03, description="Share of taste that is renewed per day")
 
@@ -63,14 +63,14 @@ class Catalogue(_Part):
 class Feed(_Part):
     """How it is shown."""
 
-    candidates: int = Field(default=24, ge=2, le=500, description="Videos the ranker chooses from, a session")
+    candidates: int = Field(default=22, ge=2, le=500, description="Videos the ranker chooses from, a session")
     slate: int = Field(default=10, ge=1, le=100, description="Most videos shown in a session")
     sessions: float = Field(default=0.6, ge=0, le=5, description="Mean of further sessions on an active day")
     most_sessions: int = Field(default=4, ge=1, le=20)
     tabs: tuple[Share, ...] = Field(default=(0.6, 0.3, 0.1), min_length=1, max_length=16)
     dayparts: tuple[int, ...] = Field(default=(5, 17), description="Hours at which another mood begins")
-    gating: Share = Field(default=0.5, description="How much tab and daypart turn dimensions of taste off")
-    mood: Spread = Field(default=0.5, description="Deviation of what a context likes of a topic at all")
+    gating: Share = Field(default=0.4, description="How much tab and daypart turn dimensions of taste off")
+    mood: Spread = Field(default=0.8, description="Deviation of what a context likes of a topic at all")
     related: Spread = Field(default=0.0, description="Pull towards the topic of the video being watched")
     position: Spread = Field(default=0.10, description="Loss of the logit of a click per position")
     scroll: Weight = Field(default=2.2, description="Logit of scrolling on to the next position")
@@ -78,15 +78,15 @@ class Feed(_Part):
 
 
 class Response(_Part):
-    """What people do. A signal is Bernoulli; its logit is base + weights over what they cannot see themselves.
+    """What people do. A signal is Bernoulli with logit base + weights times latents.
 
-    affinity: taste times topic in this context, about standard normal; quality and bait: of the video.
+    affinity: taste times the video's direction in this context; quality, bait: of the video.
     All but the click are given a click. Joy is what they feel; only it brings them back.
     """
 
-    affinity: float = Field(default=1.2, gt=0, le=5, description="Deviation of affinity over all pairs")
+    affinity: float = Field(default=1.9, gt=0, le=5, description="Scale of taste")
     click: tuple[Weight, Weight, Weight] = Field(
-        default=(-2.6, 0.9, 1.45), description="Base, affinity, bait"
+        default=(-2.6, 0.75, 1.55), description="Base, affinity, bait"
     )
     watch: tuple[Weight, Weight, Weight, Weight] = Field(
         default=(-0.1, 0.7, 0.6, -0.65), description="Share watched: base, affinity, quality, bait"
@@ -103,9 +103,11 @@ class Response(_Part):
     )
     warmth: Weight = Field(default=0.8, description="What a user's warmth adds to clicks, likes, forwards")
     joy: tuple[Weight, Weight, Weight, Weight] = Field(
-        default=(0.9, 0.45, 0.9, -2.05), description="Of watching it: base, affinity, quality, bait"
+        default=(1.6, 0.25, 0.8, -2.8), description="Of watching it: base, affinity, quality, bait"
     )
-    fatigue: Spread = Field(default=0.12, description="Loss of click logit and joy per recent view of a topic")
+    fatigue: Spread = Field(
+        default=0.12, description="Loss of click logit and joy per recent view of a topic"
+    )
     rest: Share = Field(default=0.6, description="Share of fatigue that a night takes away")
     boredom: Spread = Field(default=0.15, description="Joy lost per video that is passed over")
     asked: Share = Field(default=0.02, description="Share of watched videos that a survey asks about")
@@ -117,7 +119,8 @@ class Returning(_Part):
     """What brings people back: habit, and a satisfaction that moves slowly with what they felt."""
 
     memory: Share = Field(default=0.2, description="Share of satisfaction that a session replaces")
-    pull: Weight = Field(default=3.4, description="What satisfaction adds to the logit of opening the app")
+    start: Weight = Field(default=-0.3, description="Satisfaction with which people begin")
+    pull: Weight = Field(default=3.8, description="What satisfaction adds to the logit of opening the app")
     weekend: Weight = Field(default=0.25, description="Added to that logit on Saturdays and Sundays")
 
 
@@ -155,7 +158,7 @@ class WorldParameters(_Part):
 
     @classmethod
     def read(cls, path: Path) -> WorldParameters:
-        """The parameters in a TOML file; absent fields keep their defaults. ConfigurationError names the field."""
+        """The parameters in a TOML file; absent fields have defaults. ConfigurationError names a field."""
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -163,7 +166,9 @@ class WorldParameters(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "(whole)"
-            raise ConfigurationError(f"{path}: `{field}` {first['msg']}, got {first['input']!r:.80}.") from error
+            raise ConfigurationError(
+                f"{path}: `{field}` {first['msg']}, got {first['input']!r:.80}."
+            ) from error
 
     def changed(self, **parts: dict[str, Any]) -> WorldParameters:
         """The same world with some numbers changed: changed(feed={"slate": 5}). Checked anew."""

@@ -39,7 +39,7 @@ class People:
         self.device = (coins[:, 0] * DEVICES).astype(np.int32)
         late = coins[:, 1] < p.late_share
         self.signup = np.where(late, 1 + np.floor(coins[:, 2] * p.arrival_days), 0).astype(np.int32)
-        self.satisfaction = np.zeros(p.users, np.float32)
+        self.satisfaction = np.full(p.users, parameters.returning.start, np.float32)
         self.fatigue = np.zeros((p.users, parameters.catalogue.topics), np.float32)
 
     def active(self, day: int, weekend: bool) -> npt.NDArray[np.int64]:
@@ -49,9 +49,7 @@ class People:
         coin = dice.uniform(dice.stream(self.seed, "open", self.user_id, day), 1)[:, 0]
         return np.flatnonzero((coin < 1 / (1 + np.exp(-logit))) & (self.signup <= day))
 
-    def feel(
-        self, users: npt.NDArray[np.int64], pleasure: Float32, viewed: npt.NDArray[np.integer]
-    ) -> None:
+    def feel(self, users: npt.NDArray[np.int64], pleasure: Float32, viewed: npt.NDArray[np.integer]) -> None:
         """A session of each of `users` (no one twice): its pleasure [n], views by topic [n, topic]."""
         share = np.float32(self.parameters.returning.memory)
         self.satisfaction[users] += share * (pleasure - self.satisfaction[users])

@@ -87,7 +87,7 @@ def watch_share(t: Truth) -> Float32:
 
 
 def composed(t: Truth) -> Float32:
-    """A reward that weighs what is deliberate: watched share, likes, forwards and active engagement, less hate."""
+    """What is deliberate: the share watched, likes, forwards and active engagement, less hate."""
     acts = t.acts
     good = t.watched + 4 * acts["like"] + 6 * acts["forward"] + 3 * acts["engage"] - 12 * acts["hate"]
     return t.click * good
@@ -116,7 +116,9 @@ class Counting:
 
     def write(self, columns: LogColumns) -> None:
         """Keep what tonight's count needs."""
-        self._today.append({name: columns[name] for name in ("video_id", "author_id", "user_id", "tag", "is_click")})
+        self._today.append(
+            {name: columns[name] for name in ("video_id", "author_id", "user_id", "tag", "is_click")}
+        )
 
     def end_day(self) -> None:
         """Count the day's impressions and clicks."""

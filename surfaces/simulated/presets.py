@@ -1,8 +1,8 @@
 """Three surfaces to live on, and one kept aside. Each has its own world, schema, size and production Φ.
 
-`home`: a page with tabs. `watch_next`: what to play after a video. `shorts`: a fast, long stream that plays by
-itself. `reserved`: a world of other proportions that no choice was made on, for checking that a conclusion does
-not hang on the parameters of the others.
+`home`: a page with tabs. `watch_next`: what to play after a video. `shorts`: a fast, long stream that plays
+by itself. `reserved`: a world of other proportions, for checking that a conclusion does not hang on the
+parameters of the others: tune nothing on it.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ _WATCHED_TAGS = History(name="watched_tags", of="tag", length=20, where="long_vi
 
 PRESETS: Mapping[str, Preset] = {
     "home": Preset(
-        description="Short videos on a home page with three tabs. Titles that promise much are clicked; people "
-        "come back for what they enjoyed.",
+        description="Short videos on a home page with three tabs. Titles that promise much are clicked; "
+        "people come back for what they enjoyed.",
         parameters=WorldParameters(),
         features=(
             *_categories(*_IDS, "tab", "hour", "position", "user_active_degree"),
@@ -100,18 +100,24 @@ PRESETS: Mapping[str, Preset] = {
         ),
     ),
     "watch_next": Preset(
-        description="What to play after the video that was just watched, whose topic is `current_tag`. Videos are "
-        "minutes long; six are proposed.",
+        description="What to play after the video just watched, whose topic is `current_tag`. Videos "
+        "are minutes long; six are proposed.",
         parameters=WorldParameters(
             name="watch_next",
-            population=Population(users=5000, habit=0.3, warmth_spread=0.5),
+            population=Population(users=5000, habit=0.9, warmth_spread=0.5),
             catalogue=Catalogue(
                 videos=4000, new_per_day=60, authors=500, topics=30, duration_s=160, duration_spread=1.0
             ),
             feed=Feed(
                 candidates=30, slate=6, sessions=1.2, tabs=(1.0,), related=0.6, position=0.15, scroll=1.8
             ),
-            response=Response(click=(-2.3, 0.9, 1.4), watch=(-0.3, 0.7, 0.6, -0.6), long_watch=-0.3),
+            response=Response(
+                affinity=1.6,
+                click=(-2.3, 0.8, 1.4),
+                watch=(-0.3, 0.7, 0.6, -0.6),
+                long_watch=-0.3,
+                joy=(1.1, 0.35, 0.9, -2.3),
+            ),
             returning=Returning(memory=0.12, pull=3.2),
         ),
         features=(
@@ -133,20 +139,35 @@ PRESETS: Mapping[str, Preset] = {
         "not swiped away at once. People tire of a topic quickly, and much is new every day.",
         parameters=WorldParameters(
             name="shorts",
-            population=Population(users=4000, habit=0.6, patience_spread=0.6, drift=0.05),
+            population=Population(users=4000, habit=0.8, patience_spread=0.6, drift=0.05),
             catalogue=Catalogue(
-                videos=5000, new_per_day=300, authors=800, topics=20, freshness_days=3, freshness=4,
-                duration_s=14, duration_spread=0.6,
+                videos=5000,
+                new_per_day=300,
+                authors=800,
+                topics=20,
+                freshness_days=3,
+                freshness=4,
+                duration_s=14,
+                duration_spread=0.6,
             ),
             feed=Feed(
-                candidates=36, slate=16, sessions=0.4, tabs=(1.0,), dayparts=(5, 11, 17, 22), position=0.02,
+                candidates=36,
+                slate=16,
+                sessions=0.4,
+                tabs=(1.0,),
+                dayparts=(5, 11, 17, 22),
+                position=0.02,
                 scroll=2.6,
             ),
             response=Response(
-                click=(-1.0, 0.9, 1.45), watch=(0.2, 0.7, 0.6, -0.65), fatigue=0.16, boredom=0.1,
-                joy=(0.75, 0.45, 0.9, -1.6),
+                affinity=1.7,
+                click=(-1.0, 0.8, 1.45),
+                watch=(0.2, 0.7, 0.6, -0.65),
+                fatigue=0.16,
+                boredom=0.1,
+                joy=(0.9, 0.35, 0.9, -1.9),
             ),
-            returning=Returning(memory=0.25, pull=3.2),
+            returning=Returning(memory=0.25, start=-0.2, pull=3.0),
         ),
         features=(
             *_categories("user_id", "video_id", "author_id", "tag", "hour", "device", "user_active_degree"),
@@ -165,16 +186,27 @@ PRESETS: Mapping[str, Preset] = {
         description="A page of videos in two tabs, with proportions of its own.",
         parameters=WorldParameters(
             name="reserved",
-            population=Population(users=4000, habit=0.2, habit_spread=1.2, warm_habit=1.0, drift=0.01),
+            population=Population(users=4000, habit=0.4, habit_spread=1.2, warm_habit=1.6, drift=0.01),
             catalogue=Catalogue(
-                videos=2000, new_per_day=40, authors=150, topics=16, dimensions=8, topic_share=0.6,
-                bait_against_quality=0.15, author_consistency=0.5, popularity=0.8,
+                videos=2000,
+                new_per_day=40,
+                authors=150,
+                topics=16,
+                dimensions=8,
+                topic_share=0.6,
+                bait_against_quality=0.15,
+                author_consistency=0.5,
+                popularity=0.8,
             ),
             feed=Feed(candidates=20, slate=8, tabs=(0.5, 0.5), gating=0.4, mood=0.7, position=0.2),
             response=Response(
-                click=(-2.2, 0.8, 1.25), watch=(0.1, 0.6, 0.7, -0.7), joy=(0.6, 0.6, 0.7, -1.7), warmth=0.5
+                affinity=1.3,
+                click=(-2.2, 0.8, 1.3),
+                watch=(0.1, 0.6, 0.7, -0.7),
+                joy=(0.9, 0.4, 0.7, -2.1),
+                warmth=0.5,
             ),
-            returning=Returning(memory=0.3, pull=2.4, weekend=0.5),
+            returning=Returning(memory=0.3, start=-0.2, pull=2.4, weekend=0.5),
         ),
         features=(
             *_categories("user_id", "video_id", "author_id", "tag", "title_style", "tab", "hour"),

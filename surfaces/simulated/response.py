@@ -17,7 +17,7 @@ from evorank.surfaces.simulated.parameters import Response
 
 __all__ = ["DRAWS", "Signals", "Situation", "Truth", "draw_signals", "truth"]
 
-DRAWS = 12
+DRAWS = 11
 """Random numbers that one shown video uses."""
 _ACTS = ("like", "hate", "forward", "follow", "comment", "engage")
 _LONG_S = 18.0
@@ -38,7 +38,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Truth:
-    """Expected behaviour, shape [..., k]. Probabilities and `watched` are given a click, but `click` itself."""
+    """Expected behaviour, shape [..., k]. All but `click` is given a click."""
 
     click: Float32
     watched: Float32
@@ -108,5 +108,5 @@ def _sum(base: float, weights: list[float], a: Float32, q: Float32, b: Float32) 
     return np.asarray(base + weights[0] * a + weights[1] * q + weights[2] * b, np.float32)
 
 
-def _sigmoid(x: Float32) -> Float32:
+def _sigmoid(x: npt.NDArray[np.floating]) -> Float32:
     return np.asarray(1 / (1 + np.exp(-x)), np.float32)

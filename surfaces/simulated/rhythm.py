@@ -8,6 +8,7 @@ import numpy.typing as npt
 from evorank.model.system import Float32
 from evorank.surfaces.simulated import dice
 from evorank.surfaces.simulated.parameters import Feed
+from evorank.surfaces.simulated.traffic import Vector
 
 __all__ = ["begin_times", "session_counts"]
 
@@ -23,10 +24,12 @@ def session_counts(feed: Feed, seed: int, ids: npt.NDArray[np.int64], day: int) 
     return 1 + np.searchsorted(np.cumsum(chance)[:-1], coin, side="right")
 
 
-def begin_times(feed: Feed, seed: int, ids: npt.NDArray[np.int64], day: int) -> Float32:
-    """Second of the day at which each possible session begins, [n, most_sessions], a minute apart at least."""
+def begin_times(feed: Feed, seed: int, ids: npt.NDArray[np.int64], day: int, counts: Vector) -> Float32:
+    """Second of the day at which each session begins, [n, most_sessions], a minute or more apart; a user's
+    `counts` [n] first ones are meant."""
     most = feed.most_sessions
-    coins = np.sort(dice.uniform(dice.stream(seed, "clock", ids, day), most), axis=1)
+    coins = dice.uniform(dice.stream(seed, "clock", ids, day), most)
+    coins = np.sort(np.where(np.arange(most) < counts[:, None], coins, 1), axis=1)
     edges = np.concatenate([[0], np.cumsum(_BY_HOUR) / _BY_HOUR.sum()])
     begin = np.interp(coins, edges, np.linspace(0, 86_400 - 60 * (most + 1), 25))
     return np.asarray(begin + 60 * np.arange(most), np.float32)

@@ -1,6 +1,6 @@
 """What a world and those who serve it say to each other: candidates, scores, logs, and the report of a day.
 
-Everything here is observable: a server could know it. Column names are KuaiRand's where it has the same thing.
+Everything here is observable: a server could know it. Columns are named as in KuaiRand where it has them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CandidateRows:
     """What a ranker is asked to score: m candidates for each of n sessions, in log columns."""
 
     session: Mapping[str, Vector]
-    """[n]: user_id, time_ms, tab, hour, device, current_tag, user_active_degree, register_days, position (0)."""
+    """[n]: user_id, time_ms, tab, hour, device, current_tag, user_active_degree, register_days, position."""
     candidate: Mapping[str, Vector]
     """[n, m]: video_id, author_id, tag, title_style, duration_ms, video_age_days."""
 

@@ -1,6 +1,6 @@
 """The videos of a world: topic, author, length, and what nobody sees: direction, quality, bait.
 
-A video is a function of (seed, id). Ids count upwards; `videos` of them live at once in slots (slot = id modulo
+A video is a function of (seed, id). Ids count upwards; `videos` of them live at once in slots (id modulo
 their number), so memory stays as it is while new ones arrive. What is popular is given, not made by users:
 one user's behaviour never reaches another, so an A/B test in this world has no interference.
 """
@@ -93,7 +93,8 @@ class Videos:
 
     def _topic(self, share: Float32) -> npt.NDArray[np.intp]:
         """Topic at that quantile of the topics' popularity."""
-        return np.searchsorted(self.topic_cumulative, share).clip(max=self.parameters.topics - 1)
+        topic: npt.NDArray[np.intp] = np.searchsorted(self.topic_cumulative, share)
+        return np.minimum(topic, self.parameters.topics - 1, dtype=np.intp)
 
     def drawn(self, words: dice.Stream) -> npt.NDArray[np.int64]:
         """Slots of `words` [n, m], by popularity and freshness; no video twice in a row.
@@ -122,4 +123,3 @@ class Videos:
 def _blend(a: Float32, b: Float32, share: float) -> Float32:
     """A sum of two independent standard normals in which `a` has that share of the variance."""
     return np.asarray(np.sqrt(share) * a + np.sqrt(1 - share) * b, np.float32)
-

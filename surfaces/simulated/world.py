@@ -68,11 +68,12 @@ class World:
             raise ToolError(f"who opens the app is known for day {self.day} only, asked for day {day}.")
         return self.people.user_id[self.people.active(day, self._weekend)]
 
-    def step_day(
-        self, assign: Assign, policies: Sequence[Policy], log: LogSink | None = None
-    ) -> DayReport:
-        """Simulate one day; `log` hears of every block of impressions. ToolError: a policy that gives no scores,
-        or an assignment to no policy."""
+    def step_day(self, assign: Assign, policies: Sequence[Policy], log: LogSink | None = None) -> DayReport:
+        """Simulate one day; `log` hears of every block of impressions.
+
+        ToolError: a policy without scores, or an assignment to no policy. Whatever is raised on the way, the
+        world is then in the middle of a day: continue from a saved one.
+        """
         users = self.people.active(self.day, self._weekend)
         ids = self.people.user_id[users]
         arms = np.asarray(assign(ids)).astype(np.int64)
@@ -82,7 +83,7 @@ class World:
             log.begin_day(self.date, ids)
         feed = self.parameters.feed
         sessions = session_counts(feed, self.seed, ids, self.day)
-        clock = begin_times(feed, self.seed, ids, self.day)
+        clock = begin_times(feed, self.seed, ids, self.day, sessions)
         tally = Tally(ids, arms, sessions, len(policies), self.parameters.catalogue.authors)
         for number in range(int(sessions.max(initial=0))):
             for arm, policy in enumerate(policies):
@@ -222,8 +223,7 @@ class World:
 
     @classmethod
     def open(cls, path: Path) -> World:
-        """The world that `save` wrote; its next day is the one that would have followed. ConfigurationError where
-        the file is not one."""
+        """The world that `save` wrote, before the day that followed. ConfigurationError if none."""
         import tomllib
 
         try:
@@ -236,7 +236,9 @@ class World:
                 for name in ("taste", "satisfaction", "fatigue"):
                     getattr(world.people, name)[...] = saved[name]
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigurationError(f"{path} is not a saved world ({type(error).__name__}: {error}).") from error
+            raise ConfigurationError(
+                f"{path} is not a saved world ({type(error).__name__}: {error})."
+            ) from error
         return world
 
     def copy(self) -> World:

@@ -1,0 +1,8 @@
+"""Tests of the simulated world share a module of small worlds, which lies beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
