@@ -63,6 +63,7 @@ class LinearSystem:
         return {"weights": weights, "bias": np.array([bias + phi.get("shift", 0.0)])}
 
     def predict(self, phi, weights, rows):
+        time.sleep(phi.get("slow", 0.0))
         sizes = [feature.size for feature in rows.of_kind("categorical")]
         codes = np.asarray(rows.categorical) + np.cumsum([0, *sizes[:-1]])
         p = sigmoid(weights["weights"][codes].sum(1) + weights["bias"][0]).astype(np.float32)

@@ -160,6 +160,15 @@ def test_a_job_survives_kills_at_any_moment(dataset):
             assert np.array_equal(fresh.result(id, 60).predictions, expected)
 
 
+def test_an_interrupt_of_the_terminal_stops_no_training(dataset, pool):
+    """Ctrl-C reaches every process of a terminal; only the parent may act on it."""
+    id = pool.submit(job(dataset, burn=1.0))
+    for pid in until(lambda: children(pool) if LINEAR in pool._supervisors else []):
+        os.kill(pid, signal.SIGINT)
+    os.kill(zygote(pool), signal.SIGINT)
+    assert pool.result(id, 60).train_cpu_seconds >= 1.0
+
+
 def test_the_zygote_has_one_thread_no_key_and_no_data(dataset, pool, monkeypatch):
     monkeypatch.setenv("GOOGLE_API_KEY", "hunter2")
     with LocalPool(workers=1) as fresh:
