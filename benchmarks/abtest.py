@@ -3,7 +3,7 @@
     python benchmarks/abtest.py [--tests 2000]
 
 Prints two Markdown tables: what is concluded at the horizon, and what 14 daily looks at guardrails abort. The
-simulated users are those of tests/tools/abtest/traffic.py. About 150 CPU-seconds.
+simulated users are those of tests/tools/abtest/traffic.py. About 250 CPU-seconds.
 """
 
 from __future__ import annotations
@@ -40,19 +40,22 @@ def main() -> None:
             flush=True,
         )
 
-    print("\n| daily looks | users an arm | true lift | margin | aborted | first week | naive | estimate |")
-    print("|---|---|---|---|---|---|---|---|")
-    for metrics, users, lift, margin in (
-        (("visits", "dislike_rate"), 400, 0.0, 0.0),
-        (("active_days",), 3_000, 0.0, 0.0),
-        (("visits",), 400, -0.05, 0.05),
-        (("visits",), 400, -0.15, 0.05),
-        (("visits",), 400, -0.25, 0.05),
+    head = ("daily looks", "tests", "users an arm", "true lift", "margin", "aborted", "first week", "naive")
+    print("\n| " + " | ".join((*head, "estimate")) + " |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    # What must not exceed 5% is measured on more tests than what is merely of interest.
+    for times, metrics, users, lift, margin in (
+        (4, ("visits", "dislike_rate"), 400, 0.0, 0.0),
+        (3, ("active_days",), 1_000, 0.0, 0.0),
+        (4, ("visits",), 400, -0.05, 0.05),
+        (1, ("visits",), 400, -0.15, 0.05),
+        (1, ("visits",), 400, -0.25, 0.05),
     ):
-        found = daily(tests, users, metrics, margin=margin, seed=22, visits=lift)
+        found = daily(times * tests, users, metrics, margin=margin, seed=22, visits=lift)
         print(
-            f"| {', '.join(metrics)} | {users} | {lift:+.0%} | {margin:.0%} | {found.aborted:.1%} "
-            f"| {found.first_half:.1%} | {found.naive:.1%} | {found.point_estimate:.1%} |",
+            f"| {', '.join(metrics)} | {times * tests} | {users} | {lift:+.0%} | {margin:.0%} "
+            f"| {found.aborted:.1%} | {found.first_half:.1%} | {found.naive:.1%} "
+            f"| {found.point_estimate:.1%} |",
             flush=True,
         )
 
