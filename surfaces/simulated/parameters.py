@@ -93,13 +93,13 @@ class Response(_Part):
     )
     watch_noise: Spread = Field(default=0.4, description="Deviation of the logarithm of watch time")
     long_watch: Weight = Field(default=-0.25, description="What a factor e in length does to that share")
-    like: tuple[Weight, Weight, Weight, Weight] = (-2.9, 0.8, 0.7, -0.2)
-    hate: tuple[Weight, Weight, Weight, Weight] = (-4.0, -0.6, -0.6, 0.9)
-    forward: tuple[Weight, Weight, Weight, Weight] = (-4.0, 0.5, 0.8, -0.2)
-    follow: tuple[Weight, Weight, Weight, Weight] = (-4.4, 0.6, 0.6, -0.2)
-    comment: tuple[Weight, Weight, Weight, Weight] = (-3.8, 0.5, 0.1, 0.5)
+    like: tuple[Weight, Weight, Weight, Weight] = (-3.4, 0.8, 0.7, -0.2)
+    hate: tuple[Weight, Weight, Weight, Weight] = (-4.2, -0.6, -0.6, 0.9)
+    forward: tuple[Weight, Weight, Weight, Weight] = (-4.8, 0.5, 0.8, -0.2)
+    follow: tuple[Weight, Weight, Weight, Weight] = (-5.2, 0.6, 0.6, -0.2)
+    comment: tuple[Weight, Weight, Weight, Weight] = (-5.0, 0.5, 0.1, 0.5)
     engage: tuple[Weight, Weight, Weight, Weight] = Field(
-        default=(-2.2, 0.7, 0.9, -0.9), description="Active engagement: saved, replayed, read on"
+        default=(-2.5, 0.7, 0.9, -0.9), description="Active engagement: saved, replayed, read on"
     )
     warmth: Weight = Field(default=0.8, description="What a user's warmth adds to clicks, likes, forwards")
     joy: tuple[Weight, Weight, Weight, Weight] = Field(

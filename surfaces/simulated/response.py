@@ -93,7 +93,7 @@ def draw_signals(p: Response, expected: Truth, coins: Float32) -> Signals:
     played = click * np.round(expected.duration_s * share, 2)
     acts = {name: click & (coins[..., 3 + i] < expected.acts[name]) for i, name in enumerate(_ACTS)}
     answers = p.asked * _sigmoid(p.answered + p.answered_by_feeling * np.abs(expected.joy))
-    opinion = np.clip(np.rint(3 + 0.9 * expected.joy + 2 * (coins[..., 10] - 0.5)), 1, 5)
+    opinion = np.clip(np.rint(3 + 0.5 * expected.joy + 2 * (coins[..., 10] - 0.5)), 1, 5)
     return Signals(
         click=click,
         play_time_s=played,

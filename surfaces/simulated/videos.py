@@ -104,7 +104,8 @@ class Videos:
         if self._table is None or len(self._table) != words.shape[1]:
             self._table = self._make_table(words.shape[1])
         column = np.arange(words.shape[1])
-        return self._table[column, words & np.uint64(_TABLE - 1)].astype(np.int64)
+        slots: npt.NDArray[np.int64] = self._table[column, words & np.uint64(_TABLE - 1)].astype(np.int64)
+        return slots
 
     def _make_table(self, classes: int) -> npt.NDArray[np.int32]:
         p = self.parameters
