@@ -88,6 +88,8 @@ def live(
 class _Bounded(io.RawIOBase):
     """A log that is full says nothing more; whoever prints a lot is not punished for it."""
 
+    name = "log"
+
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 

@@ -41,7 +41,6 @@ class Scorer:
         blocks: Mapping[str, Block],
         capacity: int,
         limits: Limits,
-        threads: bool,
         seed: int = 0,
         loss: Loss | None = None,
         seconds: float = 60.0,
@@ -69,7 +68,7 @@ class Scorer:
             self._rows, self._scores = page.over(mmap.mmap(shared, page.size))
             with theirs:
                 files = (theirs.fileno(), shared, weights)
-                self._child = supervisor.spawn(request, files, limits, threads=threads)
+                self._child = supervisor.spawn(request, files, limits)
         except BaseException:
             self._channel.close()
             raise

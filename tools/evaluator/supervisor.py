@@ -164,9 +164,7 @@ class Supervisor:
         """LockError where candidates could read `data`: it lies among the code of the system."""
         readable_code(self._extra, [data])
 
-    def spawn(
-        self, request: Mapping[str, Any], descriptors: Sequence[int], limits: Limits, *, threads: bool
-    ) -> Child:
+    def spawn(self, request: Mapping[str, Any], descriptors: Sequence[int], limits: Limits) -> Child:
         """A child for a job; `descriptors` are its result and its data, and stay ours to close.
 
         ToolError if the zygote does not start, `Lost` if it dies.
@@ -176,7 +174,7 @@ class Supervisor:
             "id": child.id,
             "system": self._system,
             "limits": asdict(limits),
-            "threads": threads,
+            "threads": not self._system.startswith("evorank."),  # libraries of users may need some
             "degraded": self._degraded,
         }
         try:

@@ -14,7 +14,7 @@ import pytest
 from evorank.model.config import default_phi
 from evorank.model.errors import LockError, ToolError
 from evorank.model.system import Objective
-from evorank.tools.evaluator import local
+from evorank.tools.evaluator import evaluate, local
 from evorank.tools.evaluator.executor import Checked, Job
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.tier import TierReport
@@ -108,7 +108,7 @@ def test_predictions_come_back_in_the_order_of_the_log(dataset, pool):
 
 def test_several_requests_of_rows_give_what_one_gives(dataset, pool, monkeypatch):
     whole = pool.result(pool.submit(job(dataset)), 60)
-    monkeypatch.setattr(local, "BATCH", 700)
+    monkeypatch.setattr(evaluate, "BATCH", 700)
     assert np.array_equal(pool.result(pool.submit(job(dataset)), 60).predictions, whole.predictions)
 
 

@@ -1,0 +1,320 @@
+"""evaluate: one candidate's way through locked children, and what is measured of it on this side.
+
+A job is a train child (training rows and labels in, weights out), then a score child and a probe child, which
+see shuffled rows without labels and a page at a time. The probe scores some rows in odd-sized batches: scores
+that depend on the other rows of a batch, or on those scored before, are an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from evorank.model.data import Dataset
+from evorank.model.errors import Finding, Stopped, ToolError
+from evorank.model.system import Float32, LogSchema, Phi, Rows
+from evorank.tools.evaluator.artifact import export_artifact
+from evorank.tools.evaluator.blocks import (
+    Block,
+    memory_file,
+    npy_block,
+    schema_as_json,
+    seal,
+    weights_in,
+)
+from evorank.tools.evaluator.curves import REGION, Curve, clearly_worse, of_points, read
+from evorank.tools.evaluator.executor import Checked, Evaluation, Job
+from evorank.tools.evaluator.lock import Limits
+from evorank.tools.evaluator.scorer import Scorer, require_scores
+from evorank.tools.evaluator.supervisor import Child, End, Lost, Supervisor
+
+__all__ = ["Turn", "check", "evaluate", "twice"]
+
+LOOK_SECONDS = 0.2
+"""How often a running training's curve is looked at."""
+LATENCY_ROWS = 500
+LATENCY_REPEATS = 7
+BATCH = 1 << 16
+"""Rows of one request."""
+PROBE_BATCHES = (1, 2, 3, 5, 17, 97, 257, 618)
+ABSOLUTE, RELATIVE = 1e-5, 1e-4
+"""Scores of a row may differ this much between batches: float32 sums in another order, and nothing more."""
+MOST_WEIGHTS = 4 << 30
+Found = TypeVar("Found")
+
+
+@dataclass(eq=False)
+class Turn:
+    """One try of a job: who works on it, so that they can be stopped, and until when."""
+
+    limit: float
+    ends: float = 0.0
+    why: str = ""
+    children: list[Child] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self) -> None:
+        self.children, self.ends = [], time.monotonic() + self.limit
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(0.0, self.ends - time.monotonic())
+
+    @property
+    def late(self) -> str:
+        return f"took longer than {self.limit:g} seconds and was stopped"
+
+    def watch(self, child: Child) -> None:
+        with self.lock:
+            self.children.append(child)
+            if self.why:
+                child.kill(self.why)
+
+    def stop(self, why: str) -> None:
+        with self.lock:
+            self.why = self.why or why
+            for child in self.children:
+                child.kill(why)
+
+
+def twice(run: Callable[[Turn], Found], turn: Turn) -> Found:
+    """Once more where a process died and nobody knows why; then a ToolError."""
+    for attempt in (1, 2):
+        turn.begin()
+        try:
+            return run(turn)
+        except Lost as lost:
+            if turn.why:
+                raise ToolError(f"The training process {turn.why}.") from None
+            if attempt == 2:
+                raise ToolError(f"The training process died twice: {lost}.") from None
+    raise AssertionError("unreachable")
+
+
+def check(
+    supervisor: Supervisor, schema: LogSchema, production: Phi, phi: Phi, limits: Limits, turn: Turn
+) -> Checked:
+    """Findings and cost of a Φ, as a check child tells them."""
+    request = {"kind": "check", "schema": schema_as_json(schema), "production": production, "phi": phi}
+    result = memory_file("result", 0)
+    try:
+        with supervisor.spawn(request, [result], limits) as child:
+            turn.watch(child)
+            _require_done(child, child.wait(turn.left, turn.late), "The check")
+            told = child.told()
+    finally:
+        os.close(result)
+    return _checked(told)
+
+
+def evaluate(job: Job, dataset: Dataset, supervisor: Supervisor, limits: Limits, turn: Turn) -> Evaluation:
+    """Train and score a candidate. ToolError with the reason where it fails, `Lost` where a process died."""
+    with _train(job, dataset, supervisor, limits, turn) as (weights, blocks, trained, claimed, curve):
+        floats = sum(math.prod(b.shape) for b in blocks.values() if np.dtype(b.dtype).kind == "f")
+        predictions, latency, scored = _score(job, dataset, supervisor, weights, blocks, limits, turn)
+        if job.artifact is not None:
+            export_artifact(
+                job.artifact,
+                system=job.system,
+                production=job.production,
+                phi=job.phi,
+                schema=dataset.schema,
+                loss=job.loss,
+                data=dataset.key,
+                seed=job.seed,
+                weights=weights,
+            )
+    return Evaluation(
+        predictions,
+        trained.cpu_seconds,
+        trained.wall_seconds,
+        1000.0 * latency,
+        max(claimed, floats),
+        scored.cpu_seconds,
+        max(trained.peak, scored.peak),
+        curve.points,
+    )
+
+
+@contextmanager
+def _train(
+    job: Job, dataset: Dataset, supervisor: Supervisor, limits: Limits, turn: Turn
+) -> Iterator[tuple[int, dict[str, Block], End, int, Curve]]:
+    """Train; yields the sealed weights, where they lie, how the child ended, the cost it claims, and
+    the curve it tells."""
+    request: dict[str, Any] = {
+        "kind": "train",
+        "schema": schema_as_json(dataset.schema),
+        "production": job.production,
+        "phi": job.phi,
+        "seed": job.seed,
+        "blocks": {},
+    }
+    writing = replace(limits, file_bytes=min(MOST_WEIGHTS, limits.memory))
+    with ExitStack() as files:
+        data = []
+        for name, (descriptor, block) in _training_files(job, dataset).items():
+            files.callback(os.close, descriptor)
+            data.append(descriptor)
+            request["blocks"][name] = block.as_json()
+        weights, progress = memory_file("weights"), memory_file("progress", REGION)
+        files.callback(os.close, weights)
+        files.callback(os.close, progress)
+        with supervisor.spawn(request, [weights, *data, progress], writing) as child:
+            turn.watch(child)
+            _watch(child, progress, job, turn)
+            end = child.wait(turn.left, turn.late)
+            _require_done(child, end, "Training")
+            told = child.told()
+        seal(weights)
+        claimed = told.get("parameters")
+        claimed = claimed if type(claimed) is int else 0
+        yield weights, weights_in(weights), end, claimed, read(os.pread(progress, REGION, 0))
+
+
+def _score(
+    job: Job,
+    dataset: Dataset,
+    supervisor: Supervisor,
+    weights: int,
+    blocks: Mapping[str, Block],
+    limits: Limits,
+    turn: Turn,
+) -> tuple[Float32, float, End]:
+    """Predictions in the order of the log, the median seconds of a page of candidates, and the cost."""
+    rows = dataset.rows(slice(*job.score))
+    order = _shuffled(dataset.key, job.score)
+    options: dict[str, Any] = {
+        "schema": dataset.schema,
+        "production": job.production,
+        "phi": job.phi,
+        "weights": weights,
+        "blocks": blocks,
+        "limits": limits,
+        "seed": job.seed,
+        "watch": turn.watch,
+    }
+    capacity = max(LATENCY_ROWS, min(BATCH, len(order)))
+    with (
+        Scorer(supervisor, capacity=capacity, **options) as scorer,
+        Scorer(supervisor, capacity=max(PROBE_BATCHES), **options) as probe,
+    ):
+        pages = [
+            np.take(order, np.arange(start, start + LATENCY_ROWS), mode="wrap")
+            for start in range(0, LATENCY_REPEATS * LATENCY_ROWS, LATENCY_ROWS)
+        ]
+        scorer.timed(rows, pages[-1], turn.left, turn.late)  # loads the model
+        timed = [scorer.timed(rows, page, turn.left, turn.late) for page in pages]
+        predictions = np.empty(len(order), np.float32)
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            predictions[part] = scorer.timed(rows, part, turn.left, turn.late)[0]
+        end = scorer.finish()
+        require_scores(predictions, job.loss)
+        for page, (scores, _) in zip(pages, timed, strict=True):
+            _require_same(scores, predictions[page])
+        _probe(probe, rows, predictions, turn)
+    return predictions, float(np.median([seconds for _, seconds in timed])), end
+
+
+def _watch(child: Child, progress: int, job: Job, turn: Turn) -> None:
+    """Look at a training's curve now and then until it ends. Stopped where it is clearly worse than
+    production's, ToolError where it diverged and goes on regardless."""
+    production, fresh, diverged = of_points(job.against), job.train[1] - job.train[0], False
+    while turn.left and not wait([child.ended], min(LOOK_SECONDS, turn.left)).done:
+        curve = read(os.pread(progress, REGION, 0))
+        why = clearly_worse(curve, production, fresh)
+        if why is None:
+            continue
+        if curve.diverged is None:
+            raise Stopped(f"Stopped {why}")
+        if diverged:  # at the second look: most trainings notice it, and say more
+            raise ToolError(f"The training was stopped {why}")
+        diverged = True
+
+
+def _require_done(child: Child, end: End, what: str) -> None:
+    """ToolError or Lost unless a child did its work to the end."""
+    complaint = child.complaint()
+    if end.code == 0 and not child.stopped and complaint:
+        raise ToolError(f"{what} failed: {complaint}")
+    if end.code != 0 or child.stopped or not child.told():
+        raise ToolError(f"The training process {child.reason(end)}.")
+
+
+def _checked(told: Mapping[str, Any]) -> Checked:
+    """What a check child says, as far as it makes sense."""
+    try:
+        findings = [
+            Finding(str(each["pointer"]), str(each["rule"]), each.get("value"), str(each.get("hint", "")))
+            for each in told["findings"]
+        ]
+        parameters = told.get("parameters")
+        if not findings and type(parameters) is not int:
+            raise ValueError("a valid configuration must have a cost")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ToolError(f"The check gave an answer that makes no sense ({error!r}).") from None
+    return Checked(findings, parameters if not findings else None)
+
+
+def _training_files(job: Job, dataset: Dataset) -> dict[str, tuple[int, Block]]:
+    """Open descriptors and blocks of what a training may see, by the names that `blocks.rows_of` knows."""
+    histories = [f"history-{f.name}" for f in dataset.schema.features if f.kind == "history"]
+    paths = {name: dataset.directory / f"{name}.npy" for name in ("categorical", "numeric", *histories)}
+    found: dict[str, tuple[int, Block]] = {}
+    try:
+        for name, path in (paths | {"labels": job.label_path}).items():
+            found[name] = npy_block(path, slice(*job.train))
+        labels, stop = np.load(job.label_path, mmap_mode="r"), dataset.bounds["train"].stop
+        if len(labels) > stop or labels.dtype != np.float32:
+            raise ToolError(
+                f"`label_path` must hold float32 labels of the {stop:,} training rows and no others, got "
+                f"{len(labels):,} {labels.dtype}. Use dataset.label_path(objective, upto='train')."
+            )
+    except BaseException:
+        for descriptor, _ in found.values():
+            os.close(descriptor)
+        raise
+    return found
+
+
+def _shuffled(key: str, score: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """The order in which rows are scored: the same for every candidate on the same data.
+
+    Time order would tell: the histories of later rows hold outcomes of earlier ones.
+    """
+    digest = hashlib.sha256(f"{key}/{score[0]}/{score[1]}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    return generator.permutation(score[1] - score[0])
+
+
+def _probe(probe: Scorer, rows: Rows, predictions: Float32, turn: Turn) -> None:
+    """Score a sample that nobody can foresee, in odd batches, in a process that has scored nothing else."""
+    generator = np.random.default_rng()
+    for size in generator.permutation(PROBE_BATCHES):
+        sample = generator.integers(0, len(predictions), size)
+        _require_same(probe.timed(rows, sample, turn.left, turn.late)[0], predictions[sample])
+
+
+def _require_same(scores: Float32, expected: Float32) -> None:
+    difference = np.abs(scores.astype(np.float64) - expected)
+    wrong = ~(difference <= ABSOLUTE + RELATIVE * np.abs(expected))
+    if wrong.any():
+        at = int(np.nanargmax(np.where(wrong, difference, -1)))
+        raise ToolError(
+            "scores depend on other rows of the batch, or on what was scored before: the same row got "
+            f"{expected[at]:.6g} and {scores[at]:.6g}. A prediction may use nothing but its own row: no "
+            "statistics over the batch, no state that changes while scoring, no randomness."
+        )
