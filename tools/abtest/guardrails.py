@@ -6,9 +6,9 @@ mean, against a group-sequential bound (`sequential`). A point estimate is never
 
 How much two looks have in common is measured on the users themselves (`effects.correlation`). Taking
 1 / error² for information, as trials do, is wrong here: users keep entering and outcomes keep adding up, so a
-new look is newer than its error tells, and 7% of A/A tests on active days were aborted instead of 5%
-(`benchmarks/abtest.py`). Between looks further apart correlations multiply, which is an approximation: with
-the true law of simulated looks, bounds for 5% are crossed by 5.1%.
+new look is newer than its error tells, and 6.2% of A/A tests on active days were aborted instead of 5.1%
+(`benchmarks/abtest.py`, both for 5%). Between looks further apart correlations are taken to multiply; that is
+an approximation, and costs about 0.1 of those percent.
 """
 
 from __future__ import annotations
