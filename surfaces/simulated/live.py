@@ -11,18 +11,19 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 
 from evorank.model.data import Dataset
-from evorank.model.errors import ConfigurationError
+from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.logs import sources
 from evorank.model.logs.encode import CLIP
 from evorank.model.logs.sources import identifier as q
 from evorank.model.logs.sources import literal
 from evorank.model.logs.spec import Categorical, History, Numeric
 from evorank.model.system import Float32, Int32, Rows
-from evorank.surfaces.simulated.traffic import CONTEXT, CandidateRows, LogColumns, Vector
+from evorank.surfaces.simulated.traffic import CONTEXT, LOGGED, CandidateRows, LogColumns, Vector
 
 __all__ = ["LiveEncoder"]
 
@@ -133,6 +134,11 @@ class LiveEncoder:
         self._codes = {f.name: _Vocabulary.read(dataset, f.name) for f in self._categorical}
         self._scales: Mapping[str, tuple[float, float]] = dataset.report["scales"]
         self._past = [_Past(f) for f in spec.features if isinstance(f, History)]
+        self._database: duckdb.DuckDBPyConnection | None = None
+        self._wheres = ", ".join(
+            f"coalesce(CAST(({past.feature.where or 'true'}) AS BOOLEAN), false) AS h{i}"
+            for i, past in enumerate(self._past)
+        )
         for past in self._past:
             self._read(dataset, past)
 
@@ -154,34 +160,32 @@ class LiveEncoder:
         )
 
     def begin_day(self, day: datetime.date, active: Vector) -> None:
-        """Nothing to do."""
+        """Open the database that evaluates `where` all day long: one for each block would cost more."""
+        self.end_day()
+        self._database = sources.connect()
 
     def end_day(self) -> None:
-        """Nothing to do."""
+        """Close it."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def write(self, columns: LogColumns) -> None:
         """Let impressions that happened enter the histories. Those of one user come in time order."""
+        if self._database is None:
+            raise ToolError("impressions are written between `begin_day` and `end_day` only.")
         if not self._past or not len(columns[self._user]):
             return
         users = columns[self._user].astype(np.int64)
         # Within a moment the offline encoder sorts by user, item and signals; ids are unique in a slate.
         order = np.lexsort((columns[self._item], columns["time_ms"]))
-        with sources.connect() as connection, sources.explained("log.features"):
-            connection.register("happened", dict(columns))
-            for past in self._past:
-                counts = np.ones(len(users), np.bool_)
-                if past.feature.where:
-                    (found,) = (
-                        connection.execute(
-                            f"SELECT coalesce(CAST(({past.feature.where}) AS BOOLEAN), false) FROM happened"
-                        )
-                        .fetchnumpy()
-                        .values()
-                    )
-                    counts = np.ma.getdata(found)
-                some = order[counts[order]]
-                of = past.feature.of
-                past.push(users[some], self._codes[of](columns[self._columns[of]][some]))
+        with sources.explained("log.features"):
+            self._database.register("happened", dict(columns))
+            found = self._database.execute(f"SELECT {self._wheres} FROM ({LOGGED} happened)").fetchnumpy()
+        for past, counts in zip(self._past, found.values(), strict=True):
+            some = order[np.ma.getdata(counts)[order]]
+            of = past.feature.of
+            past.push(users[some], self._codes[of](columns[self._columns[of]][some]))
 
     def _values(self, rows: CandidateRows, name: str) -> Vector:
         """A feature's column as [n, m] or [n, 1]."""

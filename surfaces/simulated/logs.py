@@ -16,7 +16,7 @@ import numpy as np
 
 from evorank.model.logs import sources
 from evorank.model.logs.sources import literal
-from evorank.surfaces.simulated.traffic import LogColumns, Vector
+from evorank.surfaces.simulated.traffic import LOGGED, LogColumns, Vector
 
 __all__ = ["GLOB", "LogWriter"]
 
@@ -54,10 +54,7 @@ class LogWriter:
         columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         with sources.connect() as connection, sources.explained("simulated log"):
             connection.register("today", columns)
-            query = (
-                "SELECT * REPLACE (nullif(survey_score, 0) AS survey_score) FROM today "
-                "ORDER BY time_ms, user_id, position"
-            )
+            query = f"{LOGGED} today ORDER BY time_ms, user_id, position"
             self._copy(connection, query, self._pending / self._name(self._day))
 
     @property

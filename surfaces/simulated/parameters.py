@@ -33,7 +33,7 @@ class Population(_Part):
     users: int = Field(default=6000, ge=20, le=2_000_000, description="People who may ever sign up")
     late_share: Share = Field(default=0.15, description="Share who sign up later, evenly over arrival_days")
     arrival_days: int = Field(default=60, ge=1, description="Days over which the late ones arrive")
-    habit: Weight = Field(default=1.3, description="Mean logit of opening the app on a weekday")
+    habit: Weight = Field(default=1.6, description="Mean logit of opening the app on a weekday")
     habit_spread: Spread = Field(default=1.0, description="Deviation of that logit: few heavy, many light")
     warmth_spread: Spread = Field(default=0.6, description="Some click and react more than others at all")
     warm_habit: Weight = Field(default=1.5, description="How much the warm also open the app more often")

@@ -17,6 +17,7 @@ from evorank.model.system import Float32
 
 __all__ = [
     "CONTEXT",
+    "LOGGED",
     "SIGNALS",
     "Assign",
     "CandidateRows",
@@ -42,6 +43,9 @@ SIGNALS = (
 )  # fmt: skip
 """Log columns that are known after it, the last two a day later. `active_engagement`: saved, replayed or read
 on; `survey_score`: 1 to 5, NULL where nobody asked or answered; `returned_next_day`: of the user."""
+
+LOGGED = "SELECT * REPLACE (nullif(survey_score, 0) AS survey_score) FROM"
+"""SQL that turns `LogColumns`, where 0 is no answer, into the columns of a log."""
 
 
 @dataclass(frozen=True)

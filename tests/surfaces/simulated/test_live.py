@@ -36,6 +36,8 @@ class Serving:
 
 def _spec(preset, folder, **changes) -> LogSpec:
     spec = preset.surface("x").log.based_at(folder)
+    disliked = History(name="disliked", of="tag", length=4, where="is_hate = 1 OR survey_score < 4")
+    changes = {"features": [*spec.features, disliked]} | changes
     split = Split(validation_from="2026-01-09", test_from="2026-01-10")  # four days of training
     return spec.model_copy(update={"split": split} | changes)
 
@@ -45,7 +47,9 @@ def test_live_traffic_is_encoded_as_the_log_will_be(name, tmp_path):
     preset = PRESETS[name]
     world = World(
         preset.parameters.changed(
-            population={"users": 150, "late_share": 0.3, "arrival_days": 8}, catalogue={"new_per_day": 200}
+            population={"users": 150, "late_share": 0.3, "arrival_days": 8},
+            catalogue={"new_per_day": 200},
+            response={"asked": 0.5},
         ),
         5,
     )
