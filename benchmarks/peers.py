@@ -128,7 +128,8 @@ def measure(
             for arm in arms:
                 answer = run(arm, pythons[arm.library], seed, data, log.held_out_labels)
                 runs[arm.name].append(answer)
-                print(f"  {seed} {arm.name}: {answer['cpu']:.1f} CPU s", file=sys.stderr, flush=True)
+                told = f"{answer['cpu']:.2f} CPU s, {answer['wall']:.2f} s, log-loss {answer['loss']:.5f}"
+                print(f"  {seed} {arm.name}: {told}", file=sys.stderr, flush=True)
     return runs
 
 
