@@ -257,11 +257,14 @@ def test_a_run_on_ray_finds_what_a_local_run_finds_and_may_go_on_here(tmp_path: 
     cli(*asked, home=tmp_path / "here")
     cli(*asked, "--executor", "ray", "--workers", "2", home=tmp_path / "there")
     found = [
-        [(each["fingerprint"], each["outcome"], (each["comparison"] or {}).get("difference")) for each in of]
-        for of in (records(tmp_path / "here"), records(tmp_path / "there"))
+        {
+            each["step"]: (each["fingerprint"], each["outcome"], (each["comparison"] or {}).get("difference"))
+            for each in records(tmp_path / place)
+        }
+        for place in ("here", "there")
     ]
     assert found[0] == found[1]
-    assert any(difference is not None for _, _, difference in found[0])
+    assert any(difference is not None for _, _, difference in found[0].values())
     (run,) = (tmp_path / "there" / "runs").glob("*/run.json")
     assert json.loads(run.read_text())["context"]["executor"] == "ray"
     resume = ("run", "--resume", run.parent.name, "--display", "none")
