@@ -148,7 +148,7 @@ DOTS = [
     )
 ]
 WATCHED = [put("/reward/label", "clicked * watched")]
-COMPOSED = [
+ENGAGED = [
     put(
         "/reward/factors/good",
         "LEAST(0.6 * watched + 0.5 * is_like + 0.5 * is_forward + 0.5 * active_engagement, 1) "
@@ -156,13 +156,19 @@ COMPOSED = [
     ),
     put("/reward/label", "clicked * good"),
 ]
+COMPOSED = [
+    put("/reward/factors/deliberate", "0.5 * (is_like + is_forward + active_engagement)"),
+    put("/reward/factors/joy", "watched - 0.5 + deliberate - 2 * is_hate"),
+    put("/reward/label", "GREATEST(0, LEAST(1, 0.4 + 0.5 * clicked * joy))"),
+]
 ARMS: dict[str, list[dict[str, object]]] = {
     "production": [],
     "optimizer: Adam, tables Adagrad": OPTIMIZER,
     "optimizer: the same, batch 256": [*OPTIMIZER, put("/optimizer/batch_size", 256)],
     "architecture: two dot products": DOTS,
     "reward: click x watched": WATCHED,
-    "reward: composed": COMPOSED,
+    "reward: the same, and active engagement": ENGAGED,
+    "reward: composed, regret counts against": COMPOSED,
     "optimizer + architecture": [*OPTIMIZER, *DOTS],
     "all three": [*OPTIMIZER, *DOTS, *COMPOSED],
 }

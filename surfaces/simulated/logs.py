@@ -16,12 +16,39 @@ import numpy as np
 
 from evorank.model.logs import sources
 from evorank.model.logs.sources import literal
-from evorank.surfaces.simulated.traffic import LOGGED, LogColumns, Vector
+from evorank.surfaces.simulated.traffic import LOGGED, LogColumns, LogSink, Vector
 
-__all__ = ["GLOB", "LogWriter"]
+__all__ = ["GLOB", "LogWriter", "replay"]
 
 GLOB = "log/day=*.parquet"
 """What `LogSpec.path` names, relative to the surface's folder."""
+
+
+def replay(directory: Path, sink: LogSink, after: datetime.date | None = None) -> None:
+    """Let `sink` hear the days in `directory` again that come `after` a day, the pending one included.
+
+    For what must be up to date in a new process: the histories of a live encoder, the rates of `Counting`.
+    """
+    files = {
+        _day(file): file for folder in ("", "pending") for file in (directory / folder).glob("day=*.parquet")
+    }
+    for day, file in sorted(files.items()):
+        if after is not None and day <= after:
+            continue
+        with sources.connect() as connection, sources.explained("simulated log"):
+            found = connection.execute(
+                f"SELECT * REPLACE (CAST(coalesce(survey_score, 0) AS TINYINT) AS survey_score) "
+                f"FROM read_parquet({literal(str(file))}) ORDER BY time_ms, user_id, position"
+            ).fetchnumpy()
+        found.pop("returned_next_day", None)
+        columns = {name: np.ma.getdata(values) for name, values in found.items()}
+        sink.begin_day(day, np.unique(columns["user_id"]))  # who opens the app sees a video at least
+        sink.write(columns)
+        sink.end_day()
+
+
+def _day(file: Path) -> datetime.date:
+    return datetime.date.fromisoformat(file.stem.removeprefix("day="))
 
 
 class LogWriter:
@@ -37,7 +64,7 @@ class LogWriter:
         with sources.explained("simulated log"):
             self._pending.mkdir(parents=True, exist_ok=True)
             for file in sorted(self._pending.glob("day=*.parquet")):
-                before = datetime.date.fromisoformat(file.stem.removeprefix("day="))
+                before = _day(file)
                 if before < day:
                     self._complete(file, active if (day - before).days == 1 else active[:0])
         self._day, self._blocks = day, []

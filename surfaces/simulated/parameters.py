@@ -89,7 +89,7 @@ class Response(_Part):
         default=(-2.6, 0.75, 1.55), description="Base, affinity, bait"
     )
     watch: tuple[Weight, Weight, Weight, Weight] = Field(
-        default=(-0.1, 0.7, 0.6, -0.65), description="Share watched: base, affinity, quality, bait"
+        default=(-0.1, 0.7, 0.6, -0.8), description="Share watched: base, affinity, quality, bait"
     )
     watch_noise: Spread = Field(default=0.4, description="Deviation of the logarithm of watch time")
     long_watch: Weight = Field(default=-0.25, description="What a factor e in length does to that share")

@@ -114,7 +114,7 @@ PRESETS: Mapping[str, Preset] = {
             response=Response(
                 affinity=1.6,
                 click=(-2.3, 0.8, 1.4),
-                watch=(-0.3, 0.7, 0.6, -0.6),
+                watch=(-0.3, 0.7, 0.6, -0.7),
                 long_watch=-0.3,
                 joy=(1.1, 0.35, 0.9, -2.3),
             ),

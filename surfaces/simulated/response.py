@@ -42,7 +42,7 @@ class Truth:
 
     click: Float32
     watched: Float32
-    """Expected share of the video that is watched."""
+    """Median share of the video that is watched, before it is cut at 2."""
     acts: Mapping[str, Float32]
     """like, hate, forward, follow, comment, engage."""
     joy: Float32

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
-from worlds import small
+from worlds import active_days, small
 
-from evorank.model.errors import ConfigurationError
+from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.logs.encode import encode
 from evorank.model.logs.spec import Categorical, History, LogSpec, Split, Tokens
 from evorank.surfaces.simulated.live import LiveEncoder
-from evorank.surfaces.simulated.logs import LogWriter
-from evorank.surfaces.simulated.policies import Random
+from evorank.surfaces.simulated.logs import LogWriter, replay
+from evorank.surfaces.simulated.policies import Counting, Random
 from evorank.surfaces.simulated.presets import PRESETS
 from evorank.surfaces.simulated.traffic import Sinks
 from evorank.surfaces.simulated.world import World, everybody
@@ -124,3 +126,66 @@ def test_a_feature_that_traffic_cannot_give_is_refused_by_name(feature, told, tm
     )
     with pytest.raises(ConfigurationError, match=told):
         LiveEncoder(dataset)
+
+
+def test_a_new_process_catches_up_by_replaying_the_files(tmp_path):
+    preset = PRESETS["home"]
+    world, log = World(preset.parameters.changed(population={"users": 150}), 5), LogWriter(tmp_path / "log")
+    for _ in range(KNOWN_DAYS + 1):
+        world.step_day(everybody(), [Random()], log)
+    dataset = encode(_spec(preset, tmp_path), tmp_path / "data")  # the last day is pending: not in it
+    listening, counting = LiveEncoder(dataset), Counting()
+    replay(tmp_path / "log", listening, after=datetime.date(2026, 1, 10))
+    for _ in range(2):
+        world.step_day(everybody(), [Random()], Sinks([log, listening]))
+    late, counted = LiveEncoder(dataset), Counting()
+    replay(tmp_path / "log", late, after=datetime.date(2026, 1, 10))
+    replay(tmp_path / "log", Sinks([counting]))
+    replay(tmp_path / "log", Sinks([counted]), after=datetime.date(2026, 1, 10))
+    asked = []
+
+    class Asking:
+        exploration = 0.0
+
+        def score(self, rows):
+            asked.append((listening.encode(rows), late.encode(rows), LiveEncoder(dataset).encode(rows)))
+            assert not np.array_equal(counting.score(rows), counted.score(rows))
+            return counting.score(rows)
+
+    world.step_day(everybody(), [Asking()])
+    for heard, replayed, stale in asked:
+        assert np.array_equal(heard.categorical, replayed.categorical)
+        for name, values in heard.histories.items():
+            assert np.array_equal(values, replayed.histories[name])
+            assert not np.array_equal(values, stale.histories[name])
+
+
+@pytest.mark.heavy
+def test_a_ranker_trained_on_the_log_serves_live_traffic_and_wins_clicks(tmp_path):
+    from evorank.model.ranker import NeuralRanker
+
+    preset = PRESETS["home"]
+    world, log = World(preset.parameters.changed(population={"users": 1200}), 5), LogWriter(tmp_path / "log")
+    for _ in range(8):
+        world.step_day(everybody(), [Random()], log)
+    dataset = encode(preset.surface("x").log.based_at(tmp_path), tmp_path / "data")
+    system = NeuralRanker(dataset.schema, preset.production)
+    labels = dataset.labels(system.objective(preset.production))[dataset.bounds["train"]]
+    weights = system.fit(preset.production, dataset.rows("train"), labels, seed=0)
+    encoder = LiveEncoder(dataset)
+
+    class Ranker:
+        exploration = 0.0
+
+        def score(self, rows):
+            return system.predict(preset.production, weights, encoder.encode(rows)).reshape(rows.shape)
+
+    chance = active_days(world.copy(), Random(), 2)[1]
+    assert active_days(world, Ranker(), 2, encoder)[1] > 1.3 * chance
+
+
+def test_impressions_outside_of_a_day_are_refused(tmp_path):
+    _log(tmp_path, PRESETS["home"])
+    encoder = LiveEncoder(encode(_spec(PRESETS["home"], tmp_path), tmp_path / "data"))
+    with pytest.raises(ToolError, match="between `begin_day` and `end_day`"):
+        encoder.write({})
