@@ -9,7 +9,7 @@ within a repeat, and a repeat is a seed. Ratios are ratios of medians.
 The peers need an older numpy than evorank, so they live in an environment of their own (Python 3.11):
 
     python3.11 -m venv PEERS && PEERS/bin/pip install --no-deps -r benchmarks/requirements-peers.txt
-    python benchmarks/peers.py --peers-python PEERS/bin/python          # about 20 minutes on one core
+    python benchmarks/peers.py --peers-python PEERS/bin/python          # half an hour on an idle core
 
 How each is used, which is how its users do, at the fastest settings it offers:
 
