@@ -27,6 +27,8 @@ Tier = Literal["locked", "contained", "degraded"]
 HOLDS = "holds"
 SECONDS = 60
 """Far beyond what the self-test takes, for machines that are very busy."""
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
+"""Where the C library reads whether it may ask for them."""
 LINKED_FOLDERS = ("/lib", "/lib64")
 """Links on most systems, by which programs name the loader of shared libraries."""
 
@@ -85,7 +87,7 @@ def wrapped(command: Sequence[str], readable: Sequence[Path], descriptors: Seque
         "--cap-drop",
         "ALL",
     ]
-    box += ["--proc", "/proc", "--dev", "/dev"]
+    box += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", HUGE_PAGES, HUGE_PAGES]
     for link in map(Path, LINKED_FOLDERS):
         if link.is_symlink():
             box += ["--symlink", os.readlink(link), str(link)]
