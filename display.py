@@ -53,6 +53,8 @@ def show_changes(changes: Sequence[Mapping[str, Any]], limit: int = 60) -> str:
             parts.append(f"{path}<-{str(change.get('from', '')).strip('/').replace('/', '.')}")
         else:
             value = change.get("value")
+            if isinstance(value, Mapping) and "source" in value:  # code: `journal show` prints it
+                value = f"code ({value.get('kind', 'component')})"
             parts.append(f"{path}={value if isinstance(value, str) else json.dumps(value)}")
     text = ", ".join(parts)
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -248,7 +250,13 @@ def print_attempt(attempt: Mapping[str, Any], console: Console) -> None:
         _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}")
     _say(console, f"\ndelta against {attempt['base'][:12] or 'production'} ({attempt['repairs']} repairs):")
     for operation in attempt["patch"]:
+        value = operation.get("value")
+        source = value.get("source") if isinstance(value, Mapping) else None
+        if isinstance(source, str):  # code is read as lines
+            operation = {**operation, "value": {**value, "source": "below"}}
         _say(console, f"  {json.dumps(operation)}")
+        for line in source.strip().splitlines() if isinstance(source, str) else ():
+            _say(console, f"    | {line}")
     both = attempt["comparison"]
     if both:
         table = Table(

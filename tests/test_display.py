@@ -70,6 +70,17 @@ def test_a_patch_is_told_in_a_few_words() -> None:
     assert len(show_changes(changes, 20)) == 20
 
 
+def test_code_is_named_in_a_list_and_printed_as_lines_in_an_attempt() -> None:
+    component = {"kind": "layer", "source": "\nclass Gate(nn.Module):\n    pass\n"}
+    patch = [{"op": "add", "path": "/components/gate", "value": component}]
+    assert show_changes(patch) == "components.gate=code (layer)"
+    console = Console(file=io.StringIO(), width=100)
+    print_attempt(attempt(patch=patch), console)
+    printed = console.file.getvalue()
+    assert "    | class Gate(nn.Module):\n    |     pass\n" in printed
+    assert '"source": "below"' in printed
+
+
 def test_a_difference_has_its_sign_and_interval() -> None:
     assert show_difference(attempt()["comparison"]) == "-0.0123 [-0.0200, -0.0046]"
     assert show_difference(None) == "-"
