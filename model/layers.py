@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evorank.model.dense import Linear
 from evorank.model.embedding import Table
 from evorank.model.expression import Call, Node, Shape
 from evorank.model.system import Feature
@@ -70,9 +71,9 @@ class Site:
 # --------------------------------------------------------------------------- functions with parameters
 
 
-class _Dense(nn.Linear):
+class _Dense(Linear):
     def forward(self, x: Value) -> Value:  # type: ignore[override]
-        return Value(F.linear(x.data, self.weight, self.bias), x.mask)
+        return Value(super().forward(x.data), x.mask)
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -95,7 +96,7 @@ class _Glu(nn.Module):
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
-        self.both = nn.Linear(width, 2 * units)
+        self.both = Linear(width, 2 * units)
 
     def forward(self, x: Value) -> Value:
         return Value(F.glu(self.both(x.data), -1), x.mask)
