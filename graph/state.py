@@ -17,10 +17,13 @@ __all__ = [
     "AttemptInput",
     "AttemptOutput",
     "AttemptState",
+    "Experiment",
     "OfflineInput",
     "OfflineOutput",
     "OfflineState",
     "Outcome",
+    "Phase",
+    "Result",
     "Usage",
 ]
 
@@ -108,6 +111,63 @@ class Attempt(BaseModel):
         return self.model_dump(mode="json", include=fields) | {
             "comparison": {name: comparison[name] for name in keep if name in comparison} or None
         }
+
+
+Phase = Literal["proposed", "validated", "training", "live", "completed"]
+Result = Literal["launched", "no_launch", "aborted", "rejected", "failed", "withdrawn"]
+"""How an experiment ended. `no_launch`: read at the horizon, the rule did not fire; `aborted`: stopped while live, by a
+guardrail, broken data or a person; `rejected`: not fit for traffic; `failed`: the training or the platform broke;
+`withdrawn`: taken from the queue."""
+
+
+class Experiment(BaseModel):
+    """One candidate's way through the online loop: the journal's record of it, from the day it was proposed."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    """uuid5 of surface, production and candidate: the journal's thread id, and the root of every idempotency key."""
+    kind: Literal["experiment"] = "experiment"
+    surface: str
+    run: str | None = None
+    """The run that proposed it; None: a person did."""
+    attempt: str | None = None
+    """Id of the attempt that won offline."""
+    proposed_by: str
+    """Persona, or a person's name."""
+    hypothesis: str = ""
+    category: str | None = None
+    production: str
+    """Fingerprint of the production Φ it was proposed against."""
+    changes: list[dict[str, Any]] = Field(default_factory=list)
+    """JSON Patch against that production."""
+    phi: dict[str, Any]
+    fingerprint: str
+    proxy: dict[str, Any] | None = None
+    """The offline comparison that nominated it, as in Attempt."""
+    phase: Phase = "proposed"
+    result: Result | None = None
+    """None: under way."""
+    reason: str = ""
+    """Why it ended, or what it waits for."""
+    times: dict[str, str] = Field(default_factory=dict)
+    """Phase -> when it began, ISO 8601 in surface time."""
+    validation: dict[str, Any] | None = None
+    """Comparison on the newest data, drift, power."""
+    artifact: str | None = None
+    plan: dict[str, Any] | None = None
+    """tools.abtest.Plan.model_dump()."""
+    coverage: float = 0.0
+    looks: list[dict[str, Any]] = Field(default_factory=list)
+    """Every daily guardrail look."""
+    users: list[int] = Field(default_factory=list)
+    """Exposed users by the last reading: production, candidate."""
+    effects: list[dict[str, Any]] = Field(default_factory=list)
+    """Read once, at the horizon: tools.abtest.Effect.model_dump() of each metric."""
+    decision: dict[str, Any] | None = None
+    approved_by: str | None = None
+    version: int | None = None
+    """The production version that its launch made."""
+    usage: Usage = Field(default_factory=Usage)
 
 
 class AttemptInput(BaseModel):
