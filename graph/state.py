@@ -114,18 +114,19 @@ class Attempt(BaseModel):
 
 
 Phase = Literal["proposed", "validated", "training", "live", "completed"]
-Result = Literal["launched", "no_launch", "aborted", "rejected", "failed", "withdrawn"]
-"""How an experiment ended. `no_launch`: read at the horizon, the rule did not fire; `aborted`: stopped while live, by a
-guardrail, broken data or a person; `rejected`: not fit for traffic; `failed`: the training or the platform broke;
-`withdrawn`: taken from the queue."""
+Result = Literal["launched", "no_launch", "superseded", "aborted", "rejected", "failed", "withdrawn"]
+"""How an experiment ended. `no_launch`: read at the horizon, the launch rule did not fire; `superseded`: it
+did, but production had changed meanwhile; `aborted`: stopped while live, by a guardrail, broken data or a
+person; `rejected`: not fit for traffic; `failed`: a training or the platform broke; `withdrawn`: by a person,
+or outranked, before it was live."""
 
 
 class Experiment(BaseModel):
-    """One candidate's way through the online loop: the journal's record of it, from the day it was proposed."""
+    """One candidate's way through the online loop: its record from the day it is proposed."""
 
     model_config = ConfigDict(extra="forbid")
     id: str
-    """uuid5 of surface, production and candidate: the journal's thread id, and the root of every idempotency key."""
+    """uuid5 of surface, production and candidate: its thread, and the root of its idempotency keys."""
     kind: Literal["experiment"] = "experiment"
     surface: str
     run: str | None = None
@@ -137,37 +138,49 @@ class Experiment(BaseModel):
     hypothesis: str = ""
     category: str | None = None
     production: str
-    """Fingerprint of the production Φ it was proposed against."""
+    """Fingerprint of the production Φ that `changes` are against."""
     changes: list[dict[str, Any]] = Field(default_factory=list)
     """JSON Patch against that production."""
     phi: dict[str, Any]
     fingerprint: str
     proxy: dict[str, Any] | None = None
-    """The offline comparison that nominated it, as in Attempt."""
+    """The comparison that won offline, as in Attempt."""
     phase: Phase = "proposed"
     result: Result | None = None
     """None: under way."""
     reason: str = ""
     """Why it ended, or what it waits for."""
     times: dict[str, str] = Field(default_factory=dict)
-    """Phase -> when it began, ISO 8601 in surface time."""
+    """Phase -> when it began, ISO 8601 in the surface's time."""
     validation: dict[str, Any] | None = None
-    """Comparison on the newest data, drift, power."""
-    artifact: str | None = None
+    """What VALIDATED found: `comparison` on the newest data, `findings`, `power`, and `flags` that a
+    person must override."""
+    approvals: list[dict[str, str]] = Field(default_factory=list)
+    """What a person let pass: {"what", "by", "reason", "at"}."""
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    """Arm (`control`, `candidate`) -> folder of the exported model, under HOME."""
     plan: dict[str, Any] | None = None
-    """tools.abtest.Plan.model_dump()."""
+    """tools.abtest.Plan: written before the test starts."""
+    slot: int | None = None
+    """Which part of the surface's traffic it has while live."""
+    started: bool = False
     coverage: float = 0.0
-    looks: list[dict[str, Any]] = Field(default_factory=list)
-    """Every daily guardrail look."""
-    users: list[int] = Field(default_factory=list)
-    """Exposed users by the last reading: production, candidate."""
+    readings: list[dict[str, Any]] = Field(default_factory=list)
+    """Every daily reading: until, users of both arms, failures, looks at the guardrails."""
     effects: list[dict[str, Any]] = Field(default_factory=list)
-    """Read once, at the horizon: tools.abtest.Effect.model_dump() of each metric."""
+    """Read once, at the horizon: tools.abtest.Effect of each metric."""
     decision: dict[str, Any] | None = None
-    approved_by: str | None = None
+    """tools.abtest.Decision."""
+    replication_of: str | None = None
+    """The experiment whose win this one repeats with fresh users' coins."""
     version: int | None = None
     """The production version that its launch made."""
     usage: Usage = Field(default_factory=Usage)
+
+    def summary(self) -> dict[str, Any]:
+        """What a table, an event or another app needs."""
+        leave = {"phi", "plan", "readings", "validation", "artifacts"}
+        return self.model_dump(mode="json", exclude=leave)
 
 
 class AttemptInput(BaseModel):
