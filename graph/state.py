@@ -165,6 +165,8 @@ class Experiment(BaseModel):
     """Which part of the surface's traffic it has while live."""
     started: bool = False
     coverage: float = 0.0
+    trouble: str = ""
+    """What the platform could not do, and the next tick tries again."""
     readings: list[dict[str, Any]] = Field(default_factory=list)
     """Every daily reading: until, users of both arms, failures, looks at the guardrails."""
     effects: list[dict[str, Any]] = Field(default_factory=list)
