@@ -18,6 +18,7 @@ __all__ = [
     "JournalError",
     "LockError",
     "LogError",
+    "PlatformError",
     "RefusedDelta",
     "RefusedQuery",
     "Stopped",
@@ -54,6 +55,8 @@ class EvorankError(Exception):
     """Anything evorank refuses or fails at on purpose. Exit code 1 unless a subclass says otherwise."""
 
     exit_code = 1
+    cpu_seconds = 0.0
+    """Of training and scoring, spent until it was raised: what fails has cost something as well."""
 
 
 class ConfigurationError(EvorankError):
@@ -68,6 +71,10 @@ class LogError(ConfigurationError):
 
 class JournalError(EvorankError):
     """The journal file is corrupt, locked for too long, or cannot be written."""
+
+
+class PlatformError(EvorankError):
+    """Who serves a surface timed out, answered nonsense, or was asked for what cannot be."""
 
 
 class LockError(EvorankError):

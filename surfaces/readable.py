@@ -23,6 +23,8 @@ _COMMENTS = {
     "north_star": "What the surface exists for: (user, day, value over the following `horizon_days`).",
     "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds,\n"
     "# train_cost (training CPU over production's).",
+    "online": "Live tests: who serves, how traffic is divided. Each [[online.metrics]] is SQL over the\n"
+    "# platform's tables: success = true is a reason to launch, a margin (harm that is accepted) makes a guardrail.",
     "production": "Φ, the configuration that serves today; every delta is against it. A launch rewrites it.",
 }
 
@@ -37,6 +39,8 @@ def to_toml(spec: SurfaceSpec) -> str:
     ]
     tables = {key: log.pop(key) for key in ("reader", "columns", "split") if key in log}
     sides = log.pop("sides", [])
+    online = data.pop("online", {})
+    metrics = online.pop("metrics", [])
     production = tomli_w.dumps({"production": data["production"]}, multiline_strings=True)
     features = "".join(f"    {_inline(feature)},\n" for feature in log.pop("features"))
     sections = [
@@ -47,6 +51,8 @@ def to_toml(spec: SurfaceSpec) -> str:
         *(_section("log.sides", _lines(side), array=True) for side in sides),
         *(_section(key, _lines(data[key])) for key in ("north_star",) if key in data),
         *(_section("guardrails", _lines(each), array=True) for each in data.get("guardrails", [])),
+        *([_section("online", _lines(online))] if metrics else []),
+        *(_section("online.metrics", _lines(each), array=True) for each in metrics),
         f"# {_COMMENTS['production']}\n{production}",
     ]
     return "\n".join(sections)

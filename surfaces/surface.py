@@ -27,6 +27,7 @@ from evorank.model.logs.encode import Progress, encode
 from evorank.model.logs.spec import LogSpec
 from evorank.model.schema import resolve
 from evorank.model.system import Phi, RankingSystem
+from evorank.surfaces.online import Online
 from evorank.surfaces.readable import to_toml
 
 __all__ = [
@@ -90,6 +91,9 @@ class SurfaceSpec(_Spec):
     log: LogSpec
     north_star: NorthStar | None = None
     guardrails: list[Guardrail] = Field(default_factory=list)
+    online: Online | None = Field(
+        default=None, description="Live traffic: platform, metrics, tests. None: the online loop is off"
+    )
     system: str = Field(default="evorank.model.ranker:NeuralRanker", description="module:Class of the ranker")
     production: Phi = Field(description="The Φ that serves today. TOML has no null: leave such a field out")
 

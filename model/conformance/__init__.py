@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from evorank.model.conformance.planted import EXAMPLE_LOG
 from evorank.model.conformance.promises import (
@@ -43,7 +44,7 @@ from evorank.model.conformance.promises_of_training import (
 from evorank.model.errors import ConfigurationError
 from evorank.model.system import LogSchema, RankingSystem
 
-__all__ = ["PROMISES", "CheckResult", "conformance", "load_system"]
+__all__ = ["PROMISES", "CheckResult", "conformance", "load_class", "load_system"]
 
 PROMISES: dict[Promise, tuple[Promise, ...]] = {
     constructs: (),
@@ -80,13 +81,19 @@ class CheckResult:
 
 
 def load_system(path: str) -> type[RankingSystem]:
-    """The class that `module:Class` names. The working directory is importable, as it is for a script.
+    """The ranking system that `module:Class` names. Errors as `load_class`."""
+    return load_class(path, "system")
+
+
+def load_class(path: str, field: str) -> type[Any]:
+    """The class that `module:Class` names in `field`. The working directory is importable, as it is for a
+    script.
 
     Raises ConfigurationError: not of that form, no such module, a module that fails to import, no such class.
     """
     module_name, _, class_name = path.partition(":")
     if not module_name or not class_name.isidentifier():
-        raise ConfigurationError(f"system must be `module:Class`, got {path!r}. Try `ranker:MyRanker`.")
+        raise ConfigurationError(f"{field} must be `module:Class`, got {path!r}. Try `my_module:MyClass`.")
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     try:
@@ -95,22 +102,22 @@ def load_system(path: str) -> type[RankingSystem]:
         missing = error.name or ""
         if module_name != missing and not module_name.startswith(f"{missing}."):
             raise ConfigurationError(
-                f"system {path!r} needs the package {missing!r}, which is not installed. "
+                f"{field} {path!r} needs the package {missing!r}, which is not installed. "
                 f"Try `pip install {missing}`."
             ) from error
         raise ConfigurationError(
-            f"system {path!r}: there is no module {module_name!r} in {os.getcwd()} or among the installed "
+            f"{field} {path!r}: there is no module {module_name!r} in {os.getcwd()} or among the installed "
             "packages. Run from the folder that holds it, or add that folder to PYTHONPATH."
         ) from error
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"system {path!r}: importing {module_name!r} {told(error)}.") from error
+        raise ConfigurationError(f"{field} {path!r}: importing {module_name!r} {told(error)}.") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = [
             n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__
         ]
         raise ConfigurationError(
-            f"system {path!r}: module {module_name!r} has no class {class_name!r}. "
+            f"{field} {path!r}: module {module_name!r} has no class {class_name!r}. "
             f"It defines {', '.join(classes) or 'no class'}."
         )
     return found

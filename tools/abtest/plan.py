@@ -7,70 +7,13 @@ runs.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evorank.surfaces.online import Metric
+
 __all__ = ["Metric", "Plan", "naive_utc"]
-
-
-class Metric(BaseModel):
-    """One number per user, or a ratio of two, from a table with a row per user and event or day.
-
-    The SQL is the surface owner's and is trusted like their code; an agent's SQL never comes here.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
-    description: str = Field(default="", description="What it is, in a sentence, with its unit")
-    source: str = Field(
-        description="What stands behind FROM (a table, a view, read_parquet('...'), a query in parentheses), "
-        "with the columns user_id and timestamp (UTC) and those that `value` needs"
-    )
-    value: str = Field(
-        description="SQL aggregate over the rows of one user, e.g. sum(watch_s) or count(DISTINCT day); "
-        "a user without rows counts as 0"
-    )
-    denominator: str | None = Field(
-        default=None,
-        description="A second aggregate: the metric is then sum of values / sum of denominators over an arm, "
-        "e.g. dislikes per impression. None: the mean of `value` per exposed user",
-    )
-    grain: Literal["event", "day"] = Field(
-        default="event",
-        description="event: rows count from the moment of a user's first exposure. day: a row sums up a "
-        "whole day; rows count from the day of first exposure, and the pre-period ends before its day",
-    )
-    higher_is_better: bool = True
-    success: bool = Field(default=False, description="A reason to launch if superior at the horizon")
-    margin: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        description="Makes it a guardrail: the relative harm that is still acceptable (0.02: 2% worse than "
-        "production); breaking it aborts, and a launch needs harm beyond it ruled out",
-    )
-    rows_expected: bool = Field(
-        default=True,
-        description="Every exposed user has a row, so a missing one is lost data. False for tables of rare "
-        "events, where no row means that nothing happened",
-    )
-
-    @model_validator(mode="after")
-    def _has_a_role(self) -> Self:
-        if not self.success and self.margin is None:
-            raise ValueError("a metric must be a success metric, a guardrail (with a `margin`), or both")
-        return self
-
-    @property
-    def sign(self) -> float:
-        """+1 where higher is better, else -1: sign * lift is a gain."""
-        return 1.0 if self.higher_is_better else -1.0
-
-    @property
-    def threshold(self) -> float:
-        """candidate / production at which the harm is exactly the margin."""
-        return 1.0 - self.sign * (self.margin or 0.0)
 
 
 def naive_utc(moment: datetime) -> datetime:

@@ -9,7 +9,6 @@ CNCF.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,19 +24,10 @@ from openfeature.flag_evaluation import (
 from openfeature.hook import Hook, HookContext, HookHints
 from openfeature.provider import AbstractProvider, Metadata
 
-from evorank.tools.abtest.assignment import OUTSIDE, Allocation, Assigner, HashAssigner
+from evorank.surfaces.assignment import OUTSIDE, Allocation, Assigner, HashAssigner
+from evorank.surfaces.platform import Exposure
 
-__all__ = ["ExperimentProvider", "Exposure", "ExposureHook"]
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """One row of the exposure table: this user was shown this arm at this moment (UTC)."""
-
-    user_id: str
-    timestamp: datetime
-    experiment_id: str
-    variation_id: str
+__all__ = ["ExperimentProvider", "ExposureHook"]
 
 
 class ExperimentProvider(AbstractProvider):

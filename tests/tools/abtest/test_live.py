@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from evorank.tools.abtest.assignment import OUTSIDE, Allocation, HashAssigner
+from evorank.surfaces.assignment import OUTSIDE, Allocation, HashAssigner
 from evorank.tools.abtest.decision import Reading, read_daily, read_horizon
 from evorank.tools.abtest.guardrails import before
 from evorank.tools.abtest.plan import Metric, Plan

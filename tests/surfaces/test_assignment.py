@@ -11,8 +11,9 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 from scipy.stats import chi2_contingency, chisquare
 
-from evorank.tools.abtest.assignment import OUTSIDE, Allocation, HashAssigner, bucket_ranges, hash_v2
-from evorank.tools.abtest.provider import ExperimentProvider, Exposure, ExposureHook
+from evorank.surfaces.assignment import OUTSIDE, Allocation, HashAssigner, bucket_ranges, hash_v2
+from evorank.surfaces.platform import Exposure
+from evorank.tools.abtest.provider import ExperimentProvider, ExposureHook
 
 USERS = np.arange(200_000)
 assign = HashAssigner().assign
