@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -30,11 +30,14 @@ from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.expression import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import Persona, load_personas
-from evorank.surfaces.surface import open_surface
+from evorank.surfaces.surface import Surface, open_surface
 from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
 from evorank.tools.evaluator.executor import Executor
 from evorank.tools.workbench import Workbench
+
+if TYPE_CHECKING:
+    from evorank.graph.operations import Operations
 
 __all__ = ["Context", "Session", "chat_model", "close_sessions", "context_of", "open_session"]
 
@@ -87,6 +90,15 @@ class Context(BaseModel):
     allow_degraded: bool = Field(
         default=False, description="Train also where the lock around candidates' code is not whole"
     )
+    selection: Literal["fifo", "ranked"] = Field(
+        default="ranked",
+        description="Which candidate is tested live next: the oldest in the queue, or whom the strategist "
+        "ranks first",
+    )
+    approve: bool = Field(default=False, description="A person approves every launch")
+    replicate: bool = Field(
+        default=False, description="A candidate must win two live tests, with other users in its arm"
+    )
     steering: list[str] = Field(
         default_factory=list,
         description="What every proposal must heed, a sentence each",
@@ -132,6 +144,13 @@ class Session:
         self._dumps: dict[str, dict[str, Any]] = {}
         self.stop = threading.Event()
         self.stop_reason: str | None = None
+        self.operations: Operations | None = None
+        """The online loop's handles, once `open_operations` was asked for them."""
+
+    def renew(self, surface: Surface) -> None:
+        """Go on with this production Φ, on the surface's newest log. No attempt may be under way."""
+        self.workbench.renew(surface)
+        self.production_fingerprint = fingerprint(self.workbench.production)
 
     def request_stop(self, reason: str) -> None:
         """Let running steps finish and begin no further batch, in every run of this session."""

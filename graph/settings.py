@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     seed: int = Field(0, ge=0, description="Seed of proposals and trainings")
     seeds: int = Field(8, ge=2, le=32, description="Paired trainings of a finalist")
     parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
+    selection: Literal["fifo", "ranked"] = Field("ranked", description="Who is tested live next")
+    approve: bool = Field(False, description="A person approves every launch")
+    replicate: bool = Field(False, description="A candidate must win two live tests")
     executor: ExecutorName = Field("local", description="Where candidates are trained: local or ray")
     address: str | None = Field(None, description="Ray cluster as HOST:PORT or auto; none: start Ray here")
     workers: int | None = Field(None, ge=1, le=4096, description="Training processes; none: the cores")
