@@ -24,7 +24,7 @@ _COMMENTS = {
     "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds,\n"
     "# train_cost (training CPU over production's).",
     "online": "Live tests: who serves, how traffic is divided. Each [[online.metrics]] is SQL over the\n"
-    "# platform's tables: success = true is a reason to launch, a margin (harm that is accepted) makes a guardrail.",
+    "# platform's tables: success = true: a reason to launch; a margin (harm that is accepted): a guardrail.",
     "production": "Φ, the configuration that serves today; every delta is against it. A launch rewrites it.",
 }
 

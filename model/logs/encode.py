@@ -46,6 +46,8 @@ def dataset_key(spec: LogSpec, directory: Path) -> str:
     named = {"log": spec} | {f"log.sides[{i}]": side for i, side in enumerate(spec.sides)}
     hashes = sources.content_hashes(named, directory / "sources.json")
     content = spec.model_dump(mode="json", exclude={"path": True, "sides": {"__all__": {"path"}}})
+    if spec.last_days is None:
+        del content["last_days"]  # a log that is used whole keeps the key it had before there was a choice
     text = json.dumps([ENCODER_VERSION, content, hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

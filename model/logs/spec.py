@@ -168,6 +168,11 @@ class LogSpec(Source):
         default=0, ge=-14, le=14, description="Days begin at this offset's midnight (column `day`)"
     )
     where: str | None = Field(default=None, description="SQL over the source's columns: rows to use")
+    last_days: int | None = Field(
+        default=None,
+        ge=3,
+        description="Only the last days of the log count: what it costs stays flat as it grows",
+    )
     signals: list[str] = Field(
         min_length=1,
         description="Columns observed after the impression (click, watch time, rating ...): rewards are "

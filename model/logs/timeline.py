@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,11 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
     day = f"CAST({time} + to_seconds({round(spec.utc_offset_hours * 3600)}) AS DATE)"
     own = [q(name) for name in known if name in ("time", "day")]
     rest = f"* EXCLUDE ({', '.join(own)})" if own else "*"
-    where = f" WHERE {spec.where}" if spec.where else ""
+    where = f" WHERE ({spec.where})" if spec.where else ""
     with explained("log.where", list(known)):
         connection.execute(f"DESCRIBE SELECT * FROM {base}{where}")
+    if spec.last_days is not None:
+        where = _recent(connection, base, where, day, spec.last_days)
     # Order is judged before the joins, which may shuffle rows.
     late = f"coalesce({time} < lag({time}) OVER (), false)"
     base = f"(SELECT {rest}, {time} AS time, {day} AS day, {late} AS __late FROM {base}{where})"
@@ -87,6 +90,17 @@ def sorted_log(connection: duckdb.DuckDBPyConnection, spec: LogSpec, path: Path)
         "shadowed_columns": shadowed,
     }
     return SortedLog(total - dropped, {name: types[name] for name in columns}, report)
+
+
+def _recent(connection: duckdb.DuckDBPyConnection, base: str, where: str, day: str, days: int) -> str:
+    """`where` for the last `days` days that the log reaches back from its last row. Rows without a time
+    stay, to be counted."""
+    with explained("log.last_days"):
+        (last,) = connection.execute(f"SELECT max({day}) FROM {base}{where}").fetchone() or (None,)
+    if last is None:
+        return where
+    first = last - datetime.timedelta(days=days - 1)
+    return f"{f'{where} AND' if where else ' WHERE'} coalesce({day} >= DATE '{first}', true)"
 
 
 def _joined(

@@ -264,6 +264,20 @@ def test_rows_out_of_order_are_sorted_and_unusable_rows_dropped_both_reported(tm
     assert dataset.report["out_of_order_rows"] > 0
 
 
+def test_only_the_last_days_of_a_log_can_be_used(tmp_path: Path):
+    rows = [*rows_of(480), ("u1", "i1", None, 1, 5)]  # 20 days, and a row without a time
+    log = write_csv(tmp_path / "log.csv", "user,item,time,click,price", rows)
+    whole, recent = spec_of(log, where="price <> 3 OR click = 1"), {"last_days": 6}
+    everything = encode(whole, tmp_path / "data")
+    dataset = encode(whole.model_copy(update=recent), tmp_path / "data")
+    days = everything.days(slice(0, len(everything)))
+    expected = everything.times(slice(0, len(everything)))[days > days[-1] - 6]
+    assert dataset.times(slice(0, len(dataset))).tolist() == expected.tolist()
+    assert dataset.report["dropped_rows"] == 1
+    assert len(np.unique(dataset.days(slice(0, len(dataset))))) == 6
+    assert len(encode(whole.model_copy(update={"last_days": 90}), tmp_path / "data")) == len(everything)
+
+
 def test_missing_and_infinite_numbers_become_zero_and_are_counted(tmp_path: Path):
     rows = [(*row[:4], ["nan", "inf", None, 1.5, 2.5][i % 5]) for i, row in enumerate(rows_of(480))]
     path = write_csv(tmp_path / "log.csv", "user,item,time,click,price", rows)
