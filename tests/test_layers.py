@@ -22,6 +22,7 @@ TORCH = {
     Path("model") / name
     for name in (
         "component_trials.py",
+        "dense.py",
         "embedding.py",
         "layers.py",
         "network.py",
