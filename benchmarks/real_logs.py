@@ -49,6 +49,16 @@ def one_run(surface: str, steps: int, seed: int, home: Path) -> dict[str, Any]:
     return {"surface": surface, "seed": seed, "minutes": seconds / 60, "summary": summary}
 
 
+def shown(change: dict[str, Any]) -> str:
+    """One operation of a patch; code by what it says it is."""
+    if "value" not in change:
+        return f"`{change['path']}` ({change['op']})"
+    value = change["value"]
+    if isinstance(value, dict) and "source" in value:
+        return f"`{change['path']}` = code of {value['kind']}: {value.get('description', '')}".rstrip(": ")
+    return f"`{change['path']}` = `{json.dumps(value)}`"
+
+
 def table(results: list[dict[str, Any]]) -> str:
     lines = [
         "| log | seed | winning change | validation difference | test loss, production | test loss, found | "
@@ -58,10 +68,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         summary = result["summary"]
         best, test, outcomes = summary["best"], summary["test"], summary["outcomes"]
-        change = "<br>".join(
-            f"`{c['path']}`" + (f" = `{json.dumps(c['value'])}`" if "value" in c else f" ({c['op']})")
-            for c in (best or {}).get("changes", [])
-        )
+        change = "<br>".join(shown(each) for each in (best or {}).get("changes", []))
         cells = [
             result["surface"],
             str(result["seed"]),
