@@ -10,8 +10,9 @@ import importlib
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from evorank.model.conformance.planted import EXAMPLE_LOG
 from evorank.model.conformance.promises import (
@@ -44,9 +45,11 @@ from evorank.model.conformance.promises_of_training import (
 from evorank.model.errors import ConfigurationError
 from evorank.model.system import LogSchema, RankingSystem
 
-__all__ = ["PROMISES", "CheckResult", "conformance", "load_class", "load_system"]
+__all__ = ["PROMISES", "CheckResult", "conformance", "load_class", "load_system", "run_promises"]
 
-PROMISES: dict[Promise, tuple[Promise, ...]] = {
+_Subject = TypeVar("_Subject")
+
+PROMISES: dict[Promise[Subject], tuple[Promise[Subject], ...]] = {
     constructs: (),
     schema: (constructs,),
     production: (constructs, schema),
@@ -128,10 +131,16 @@ def conformance(cls: type[RankingSystem], log: LogSchema | None = None) -> list[
 
     Never raises. A promise without ground (nothing can be fitted, say) fails as "not run: mend ... first".
     """
-    subject = Subject(cls, log or EXAMPLE_LOG)
+    return run_promises(PROMISES, Subject(cls, log or EXAMPLE_LOG))
+
+
+def run_promises(
+    promises: Mapping[Promise[_Subject], Sequence[Promise[_Subject]]], subject: _Subject
+) -> list[CheckResult]:
+    """What `subject` keeps of `promises` (each with those without which it says nothing), in order."""
     results: list[CheckResult] = []
     first: dict[str, str] = {}  # a check that failed or was not run -> the one to mend first
-    for promise, grounds in PROMISES.items():
+    for promise, grounds in promises.items():
         name = _name(promise)
         broken = next((first[_name(ground)] for ground in grounds if _name(ground) in first), None)
         if broken is None:
@@ -143,11 +152,11 @@ def conformance(cls: type[RankingSystem], log: LogSchema | None = None) -> list[
     return results
 
 
-def _name(promise: Promise) -> str:
+def _name(promise: Promise[_Subject]) -> str:
     return promise.__name__.replace("_", " ")
 
 
-def _run(promise: Promise, subject: Subject) -> CheckResult:
+def _run(promise: Promise[_Subject], subject: _Subject) -> CheckResult:
     started, message = time.perf_counter(), ""
     try:
         promise(subject)

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Protocol, TypeVar, get_args
 
 from evorank.model.conformance.planted import planted
 from evorank.model.errors import Finding
@@ -45,12 +45,15 @@ class Broken(Exception):  # noqa: N818 - a verdict
     """A promise is not kept; the text says how to mend it."""
 
 
-class Promise(Protocol):
+_Subject = TypeVar("_Subject", contravariant=True)
+
+
+class Promise(Protocol[_Subject]):
     """Returns where the subject keeps it; raises `Broken`, or whatever the class raises, otherwise."""
 
     __name__: str
 
-    def __call__(self, s: Subject, /) -> None: ...
+    def __call__(self, s: _Subject, /) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,289 @@
+"""Who is served what, as one file: production, and the live tests with their slots and coverage.
+
+A platform without a control plane of its own (`warehouse.py`) changes the file, whole or not at all; a
+service follows it with `LiveAllocations`, the mapping that the OpenFeature provider asks. The file also
+remembers every idempotency key, so an effect and its key cannot part. A lock keeps writers of one machine
+apart, and the file must lie on a disk where `flock` works.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evorank.model.errors import PlatformError
+from evorank.surfaces.assignment import Allocation, hash_v2
+from evorank.surfaces.platform import LiveTest, TestStatus
+
+__all__ = ["AllocationFile", "LiveAllocations", "Served", "Traffic", "check_key", "check_ramp", "check_slot"]
+
+
+class Served(BaseModel):
+    """One live test, running or stopped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    test: LiveTest
+    state: Literal["running", "stopped"] = "running"
+    coverage: float = Field(ge=0, le=1, description="By now; 0 once it is stopped")
+
+    @property
+    def status(self) -> TestStatus:
+        return TestStatus(experiment_id=self.test.experiment_id, state=self.state, coverage=self.coverage)
+
+
+class Traffic(BaseModel):
+    """The content of the file. Every change is a new one, so that it is made whole or not at all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layer: str = Field(description="Seed of the hash that divides the users")
+    holdback: float = Field(
+        ge=0, le=1, description="Users below this place in the layer see `first` for good"
+    )
+    artifact: str | None = Field(default=None, description="Production; None: nothing was launched yet")
+    version: int | None = None
+    first: str | None = Field(
+        default=None, description="Version 0, for the holdback; None: what served before any launch"
+    )
+    experiments: dict[str, Served] = Field(default_factory=dict, description="In the order of their start")
+    keys: dict[str, str] = Field(
+        default_factory=dict, description="Idempotency key -> the call it was used for"
+    )
+
+    def start(self, test: LiveTest, key: str) -> Self:
+        call = f"start {test.model_dump_json()}"
+        if check_key(self.keys, key, call):
+            return self
+        if test.experiment_id in self.experiments:
+            raise PlatformError(
+                f"`experiment_id` must be new, got {test.experiment_id!r}, which was started before. "
+                "A replication needs an id of its own."
+            )
+        check_slot(test, self.holdback, (each.test for each in self.running()))
+        return self._with(key, call, test.experiment_id, Served(test=test, coverage=test.coverage))
+
+    def ramp(self, experiment_id: str, coverage: float, key: str) -> Self:
+        call = f"ramp {experiment_id} {coverage!r}"
+        if check_key(self.keys, key, call):
+            return self
+        check_ramp(self.status(experiment_id), coverage)
+        served = self.experiments[experiment_id].model_copy(update={"coverage": coverage})
+        return self._with(key, call, experiment_id, served)
+
+    def stop(self, experiment_id: str, key: str) -> Self:
+        call = f"stop {experiment_id}"
+        if check_key(self.keys, key, call):
+            return self
+        if experiment_id not in self.experiments:
+            return self.model_copy(update={"keys": self.keys | {key: call}})
+        stopped = self.experiments[experiment_id].model_copy(update={"state": "stopped", "coverage": 0.0})
+        return self._with(key, call, experiment_id, stopped)
+
+    def launch(self, artifact: str, version: int, key: str) -> Self:
+        call = f"launch {version} {artifact}"
+        if check_key(self.keys, key, call):
+            return self
+        if version == 0 and self.artifact is not None:
+            raise PlatformError(
+                f"`version` 0 must be the first launch, but {self.version} is served: the holdback keeps what "
+                "it has. Give the launch the next number."
+            )
+        served = {"artifact": artifact, "version": version, "first": artifact if version == 0 else self.first}
+        return self.model_copy(update=served | {"keys": self.keys | {key: call}})
+
+    def status(self, experiment_id: str) -> TestStatus:
+        served = self.experiments.get(experiment_id)
+        if served is None:
+            return TestStatus(experiment_id=experiment_id, state="unknown", coverage=0.0)
+        return served.status
+
+    def running(self) -> list[Served]:
+        return [served for served in self.experiments.values() if served.state == "running"]
+
+    def _with(self, key: str, call: str, experiment_id: str, served: Served) -> Self:
+        experiments = self.experiments | {experiment_id: served}
+        return self.model_copy(update={"experiments": experiments, "keys": self.keys | {key: call}})
+
+
+def check_key(keys: Mapping[str, str], key: str, call: str) -> bool:
+    """Was `key` used for this very call? PlatformError where it was used for another one."""
+    before = keys.get(key)
+    if before is not None and before != call:
+        raise PlatformError(
+            f"`key` {key!r} was used for `{before[:120]}` and cannot be used for `{call[:120]}`. "
+            "Every effect needs a key of its own."
+        )
+    return before is not None
+
+
+def check_ramp(now: TestStatus, coverage: float) -> None:
+    """PlatformError unless the test runs, and `coverage` is at least what it has and at most 1."""
+    if now.state != "running":
+        raise PlatformError(
+            f"`experiment_id` must name a running test, got {now.experiment_id!r}, which is {now.state}."
+        )
+    if not now.coverage <= coverage <= 1:
+        raise PlatformError(
+            f"`coverage` of {now.experiment_id!r} must lie in {now.coverage:g}..1, got {coverage:g}. It "
+            "never goes down, since users would change what they see; stop the test instead."
+        )
+
+
+def check_slot(test: LiveTest, holdback: float, running: Iterable[LiveTest]) -> None:
+    """PlatformError where the slot of `test` overlaps with the holdback or with a running test's."""
+    low, high = test.slot
+    if low < holdback:
+        raise PlatformError(
+            f"`slot` must begin at {holdback:g} or later, got {low:g}: before it lies the holdback, which no "
+            "test and no launch may reach."
+        )
+    for other in running:
+        if other.layer == test.layer and low < other.slot[1] and other.slot[0] < high:
+            raise PlatformError(
+                f"`slot` {low:g}..{high:g} of {test.experiment_id!r} overlaps with that of "
+                f"{other.experiment_id!r}, which runs on {other.slot[0]:g}..{other.slot[1]:g}. "
+                "Wait for it, or stop it."
+            )
+
+
+class AllocationFile:
+    """`allocations.json`, for those who change it. PlatformError from all methods."""
+
+    def __init__(self, path: Path, layer: str, holdback: float, patience_s: float = 10.0) -> None:
+        self._path = path
+        self._empty = Traffic(layer=layer, holdback=holdback)
+        self._patience_s = patience_s
+
+    def read(self) -> Traffic:
+        """What is served now; nothing yet where there is no file."""
+        traffic = _read(self._path) or self._empty
+        for field in ("layer", "holdback"):
+            if (was := getattr(traffic, field)) != (now := getattr(self._empty, field)):
+                raise PlatformError(
+                    f"`{field}` must stay {was!r}, as in {self._path}, got {now!r}: users who saw launches "
+                    "would be held back from now on, or the other way round. Set it back in surface.toml, or "
+                    "remove the file to begin anew."
+                )
+        return traffic
+
+    def change(self, transition: Callable[[Traffic], Traffic]) -> None:
+        """Replace the content by `transition` of it; left alone where that raises or changes nothing."""
+        with self._alone():
+            before = self.read()
+            after = transition(before)
+            if after is before:
+                return
+            partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+            try:
+                with partial.open("w", encoding="utf-8") as file:
+                    file.write(after.model_dump_json(indent=1))
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(self._path)
+            except OSError as error:
+                raise _unwritable(self._path, error) from error
+            finally:
+                partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        import fcntl  # not on every system that can read this module
+
+        lock = self._path.with_name(f".{self._path.name}.lock")
+        try:
+            file = lock.open("a")
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+        with file:
+            until = time.monotonic() + self._patience_s
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if time.monotonic() > until:
+                        raise PlatformError(
+                            f"{self._path} is being changed by another process for more than "
+                            f"{self._patience_s:g} s ({lock}). Is it stuck?"
+                        ) from error
+                    time.sleep(0.02)
+            yield
+
+
+def _unwritable(path: Path, error: OSError) -> PlatformError:
+    return PlatformError(
+        f"{path} cannot be written: {error.strerror or error}. Traffic is as it was. Free the disk or give "
+        "permission, and do it again."
+    )
+
+
+def _read(path: Path) -> Traffic | None:
+    try:
+        return Traffic.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PlatformError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValidationError as error:
+        raise PlatformError(
+            f"{path} is not what was written there: {error.errors()[0]['msg']}. Restore it from a backup; "
+            "a service sends everybody to its default until then."
+        ) from error
+
+
+class LiveAllocations(Mapping[str, Allocation]):
+    """The running tests by id, for a service: `ExperimentProvider(LiveAllocations(path))`.
+
+    The file is looked at on every access (one `stat`) and read when it was replaced, so a ramp or a stop
+    needs no restart. PlatformError where it cannot be read; OpenFeature then answers with the default.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+        self._seen: tuple[int, int, int] | None = None
+        self._traffic: Traffic | None = None
+
+    def __getitem__(self, experiment_id: str) -> Allocation:
+        served = self._now().experiments[experiment_id]
+        if served.state != "running":
+            raise KeyError(experiment_id)
+        return served.test.allocation(served.coverage)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([served.test.experiment_id for served in self._now().running()])
+
+    def __len__(self) -> int:
+        return len(self._now().running())
+
+    def artifacts(self, experiment_id: str) -> dict[str, str]:
+        """variation_id -> artifact directory of a test."""
+        test = self._now().experiments[experiment_id].test
+        return {"0": test.control, "1": test.candidate}
+
+    def held_back(self, user_id: str) -> bool:
+        """Is this user in the holdback? They are logged as variation "0" of HOLDBACK, others as "1"."""
+        traffic = self._now()
+        return bool(hash_v2(traffic.layer, [user_id])[0] < traffic.holdback)
+
+    def production(self, user_id: str) -> str | None:
+        """Artifact directory for a user who is in no test; None where nothing was launched yet."""
+        traffic = self._now()
+        return traffic.first if self.held_back(user_id) else traffic.artifact
+
+    def _now(self) -> Traffic:
+        try:
+            found = self._path.stat()
+            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        except FileNotFoundError:
+            return Traffic(layer="", holdback=0.0)
+        if self._traffic is None or seen != self._seen:
+            traffic = _read(self._path)
+            if traffic is None:
+                return Traffic(layer="", holdback=0.0)
+            self._traffic, self._seen = traffic, seen
+        return self._traffic
