@@ -154,13 +154,9 @@ def tool(state: AttemptState, runtime: Runtime[Context]) -> Update:
     try:
         measure = compute_eval if evaluates else compute_loss
         comparison: Comparison = measure(state.phi, session.workbench, on_progress)
-    except RefusedDelta as refusal:  # a guardrail that only a training can measure
-        findings = [finding.as_dict() for finding in refusal.findings]
-        return {"outcome": "refused", "reason": str(refusal), "findings": findings}
-    except Stopped as stopped:  # there is no loss to compare, and no need for one
-        return {"outcome": "worse", "reason": str(stopped)}
-    except ToolError as error:
-        return {"outcome": "failed", "reason": str(error)}
+    except (RefusedDelta, ToolError) as error:
+        update = _unmeasured(error)
+        return update | {"usage": _spent(state, Usage(cpu_seconds=error.cpu_seconds))}
     return {
         "outcome": comparison.verdict,
         "reason": comparison.reason,
@@ -268,6 +264,15 @@ def _spent(state: AttemptState, usage: Usage) -> Update:
 
 def _failed(state: AttemptState, error: Unanswered) -> Update:
     return {"outcome": "failed", "reason": str(error), "usage": _spent(state, error.usage)}
+
+
+def _unmeasured(error: RefusedDelta | ToolError) -> Update:
+    """The outcome of a candidate whose trainings gave no comparison."""
+    if isinstance(error, RefusedDelta):  # a guardrail that only a training can measure
+        findings = [finding.as_dict() for finding in error.findings]
+        return {"outcome": "refused", "reason": str(error), "findings": findings}
+    # Stopped: there is no loss to compare, and no need for one.
+    return {"outcome": "worse" if isinstance(error, Stopped) else "failed", "reason": str(error)}
 
 
 def _sent_back(state: AttemptState, findings: list[Finding], candidate: Update) -> Update:

@@ -18,7 +18,7 @@ from evorank.tools.alignment import Outcomes, align, outcomes
 from evorank.tools.comparison import Comparison, decide
 from evorank.tools.compute_loss import measure, require_affordable, require_valid
 from evorank.tools.statistics import combine
-from evorank.tools.workbench import Progress, Workbench
+from evorank.tools.workbench import Progress, Spending, Workbench
 
 __all__ = ["LabelAlignment", "compute_eval", "label_alignment"]
 
@@ -45,7 +45,8 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
 
     The difference is candidate - production of a within-user correlation with the north star (in [-1, 1],
     higher is better), with a 95% interval over users and seeds. RefusedDelta where `phi` is invalid or
-    breaks a guardrail; ToolError where a training fails or the surface has no north star.
+    breaks a guardrail; ToolError where a training fails or the surface has no north star. Their
+    `cpu_seconds` say what was spent until then.
     """
     tell = on_progress or (lambda message: None)
     tell("checking")
@@ -53,11 +54,12 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     found = _outcomes(bench)
     seeds = list(range(bench.seeds))
     tell(f"training {len(seeds)} seeds of the new reward")
-    evaluations = bench.evaluate_many(
-        [(phi, seed) for seed in seeds] + [(bench.production, seed) for seed in seeds]
-    )
-    ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
-    require_affordable(phi, ours, theirs, bench)
+    with Spending(bench) as spending:
+        evaluations = spending.evaluate_many(
+            [(phi, seed) for seed in seeds] + [(bench.production, seed) for seed in seeds]
+        )
+        ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
+        require_affordable(phi, ours, theirs, spending)
     tell("measuring alignment")
     rows = bench.dataset.bounds["validation"]
     aligned = align([each.predictions for each in evaluations], found, rows, draws=0)
@@ -111,7 +113,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
         candidate=candidate,
         production=production,
         reason=reason,
-        cpu_seconds=sum({id(each): each.cpu_seconds for each in evaluations}.values()),
+        cpu_seconds=spending.cpu_seconds,
     )
 
 

@@ -21,7 +21,7 @@ from evorank.tools import metrics
 from evorank.tools.comparison import CHEAPER, MARGIN, Comparison, Effort, Measurement, decide, saving
 from evorank.tools.evaluator.executor import Evaluation
 from evorank.tools.statistics import Interval, cluster_error, combine, paired_difference
-from evorank.tools.workbench import Progress, Workbench
+from evorank.tools.workbench import Progress, Spending, Workbench
 
 __all__ = ["compute_loss", "final_comparison", "measure", "require_affordable", "require_valid"]
 
@@ -42,12 +42,18 @@ def compute_loss(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     better, with a 95% interval over users and seeds. RefusedDelta where `phi` is invalid or breaks a
     guardrail; Stopped where a training was given up as clearly worse; ToolError where one fails, or where
     `phi` has another label or loss than production (losses of different rewards mean different things; use
-    compute_eval).
+    compute_eval). Their `cpu_seconds` say what was spent until then.
     """
     tell = on_progress or (lambda message: None)
-    ladder = _Ladder(phi, bench, _same_objective(phi, bench))
+    objective = _same_objective(phi, bench)
     tell("checking")
     require_valid(phi, bench)
+    with Spending(bench) as spending:
+        return _climb(_Ladder(phi, spending, objective), tell)
+
+
+def _climb(ladder: _Ladder, tell: Progress) -> Comparison:
+    bench = ladder.bench
     if bench.has_slice:
         tell("training on a slice")
         futile = ladder.one_seed("slice")
@@ -73,11 +79,12 @@ def final_comparison(phi: Phi, bench: Workbench, seeds: Sequence[int]) -> Compar
 
     Both arms train on the training period, as in the loop, and predict the test period.
     """
-    ladder = _Ladder(phi, bench, _same_objective(phi, bench))
+    objective = _same_objective(phi, bench)
     if len(set(seeds)) < 2:
         raise ToolError(f"`seeds` must name at least two different seeds, got {list(seeds)}.")
     require_valid(phi, bench)
-    return ladder.compare(sorted(set(seeds)), "test")
+    with Spending(bench) as spending:
+        return _Ladder(phi, spending, objective).compare(sorted(set(seeds)), "test")
 
 
 def require_valid(phi: Phi, bench: Workbench) -> None:
@@ -88,15 +95,16 @@ def require_valid(phi: Phi, bench: Workbench) -> None:
 
 
 def require_affordable(
-    phi: Phi, evaluations: Sequence[Evaluation], production: Sequence[Evaluation], bench: Workbench
+    phi: Phi, evaluations: Sequence[Evaluation], production: Sequence[Evaluation], spending: Spending
 ) -> None:
     """RefusedDelta where the medians of latency or training time break a guardrail of the surface.
 
     Clocks of a busy machine lie: what a clock refuses is trained once more beside production, and refused
     only if it breaks a guardrail again.
     """
+    bench = spending.bench
     if _costly(evaluations, production, bench):
-        again = bench.evaluate_many([(phi, 0), (bench.production, 0)], again=True)
+        again = spending.evaluate_many([(phi, 0), (bench.production, 0)], again=True)
         findings = _costly(again[:1], again[1:], bench)
         if findings:
             raise RefusedDelta(findings)
@@ -155,12 +163,15 @@ def _same_objective(phi: Phi, bench: Workbench) -> Objective:
 
 @dataclass
 class _Ladder:
-    """One candidate's way through the rungs, and the CPU it took so far."""
+    """One candidate's way through the rungs."""
 
     phi: Phi
-    bench: Workbench
+    spending: Spending
     objective: Objective
-    cpu_seconds: float = 0.0
+
+    @property
+    def bench(self) -> Workbench:
+        return self.spending.bench
 
     def one_seed(self, effort: Effort) -> Comparison | None:
         """A futility rung: the comparison where the candidate is clearly worse with seed 0, else None.
@@ -206,7 +217,7 @@ class _Ladder:
             return found
         # The clocks of production may be of a busier day: what wins by a clock must win again, side by side.
         pairs = [(arm, seed) for seed in seeds[:2] for arm in (self.phi, self.bench.production)]
-        again = self._evaluate(pairs, effort, again=True)
+        again = self.spending.evaluate_many(pairs, effort, again=True)
         return self._answer(seeds, effort, ours, theirs, interval, saving(again[0::2], again[1::2]))
 
     def _paired(self, ours: Sequence[Evaluation], theirs: Sequence[Evaluation], effort: Effort) -> Interval:
@@ -218,18 +229,12 @@ class _Ladder:
     ) -> tuple[list[Evaluation], list[Evaluation]]:
         """Evaluations of both arms, trained side by side; RefusedDelta if a measured guardrail breaks."""
         wanted = [(self.phi, seed) for seed in candidate]
-        found = self._evaluate([*wanted, *((self.bench.production, seed) for seed in production)], effort)
+        wanted += [(self.bench.production, seed) for seed in production]
+        found = self.spending.evaluate_many(wanted, effort)
         ours, theirs = found[: len(candidate)], found[len(candidate) :]
         if effort == "full":  # a slice is cheaper than what a guardrail is about; a report only reports
-            require_affordable(self.phi, ours, theirs, self.bench)
+            require_affordable(self.phi, ours, theirs, self.spending)
         return ours, theirs
-
-    def _evaluate(
-        self, wanted: Sequence[tuple[Phi, int]], effort: Effort, again: bool = False
-    ) -> list[Evaluation]:
-        found = self.bench.evaluate_many(wanted, effort, again=again)
-        self.cpu_seconds += sum({id(each): each.cpu_seconds for each in found}.values())
-        return found
 
     def _losses(self, evaluations: Sequence[Evaluation], effort: Effort) -> npt.NDArray[Any]:
         """Loss of every scored row, [seeds, rows]."""
@@ -265,7 +270,7 @@ class _Ladder:
             candidate=candidate,
             production=production,
             reason=reason,
-            cpu_seconds=self.cpu_seconds,
+            cpu_seconds=self.spending.cpu_seconds,
             curves={"candidate": list(ours[0].curve), "production": list(theirs[0].curve)},
         )
 

@@ -9,15 +9,17 @@ import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from evorank.model.delta import fingerprint
-from evorank.model.errors import Finding
+from evorank.model.errors import EvorankError, Finding
 from evorank.model.system import Float32, Int32, Objective, Phi
 from evorank.tools.cache import EvaluationCache
 from evorank.tools.comparison import Effort
@@ -27,7 +29,7 @@ from evorank.tools.run_sql_query import SqlProcess
 if TYPE_CHECKING:
     from evorank.surfaces.surface import Surface
 
-__all__ = ["Progress", "Workbench"]
+__all__ = ["Progress", "Spending", "Workbench"]
 
 Progress = Callable[[str], None]
 """Told in a few words what is being done."""
@@ -35,6 +37,8 @@ Progress = Callable[[str], None]
 SLICE_ABOVE = 200_000
 """Logs with more training rows than this are tried on a slice first."""
 SLICE_ROWS = 100_000
+GIVEN_UP_SECONDS = 30.0
+"""A training that was cancelled says what it cost by then, or it is not counted."""
 
 
 class Workbench:
@@ -84,6 +88,7 @@ class Workbench:
         """Evaluations in the order of `wanted`, trained side by side; the same Φ and seed only once.
 
         `again` trains even what is in the cache: costs that are to be compared must be of the same moment.
+        Where one fails the others are cancelled, and the error says what all of them cost.
         """
         keys = [self._key(phi, seed, effort) for phi, seed in wanted]
         jobs = dict(zip(keys, wanted, strict=True))
@@ -110,10 +115,30 @@ class Workbench:
                     done[key] = self.executor.result(running[key])
                     del running[key]
                     self.cache.store(key, done[key])
+            except EvorankError as error:
+                error.cpu_seconds += sum(each.cpu_seconds for each in done.values())
+                error.cpu_seconds += self._given_up(running)
+                raise
             finally:
                 for job in running.values():
                     self.executor.cancel(job)
         return [done[key] for key in keys]
+
+    def _given_up(self, running: dict[str, str]) -> float:
+        """CPU-seconds of trainings whose results nobody needs any more; one that has ended is kept."""
+        spent = 0.0
+        for job in running.values():
+            self.executor.cancel(job)
+        while running:
+            key, job = running.popitem()
+            try:
+                found = self.executor.result(job, GIVEN_UP_SECONDS)
+            except EvorankError as error:
+                spent += error.cpu_seconds
+            else:
+                self.cache.store(key, found)
+                spent += found.cpu_seconds
+        return spent
 
     def train_slice(self, effort: Effort) -> slice:
         """Rows to train on: the training period, or its most recent part."""
@@ -206,3 +231,29 @@ class Workbench:
         for file in files:
             digest.update(file.read_bytes())
         return digest.hexdigest()
+
+
+@dataclass
+class Spending:
+    """A workbench that counts the CPU-seconds of one candidate. As a context, an error that leaves it carries
+    them: what was trained before counts too."""
+
+    bench: Workbench
+    cpu_seconds: float = 0.0
+
+    def evaluate_many(
+        self, wanted: Sequence[tuple[Phi, int]], effort: Effort = "full", *, again: bool = False
+    ) -> list[Evaluation]:
+        """As `Workbench.evaluate_many`."""
+        found = self.bench.evaluate_many(wanted, effort, again=again)
+        self.cpu_seconds += sum({id(each): each.cpu_seconds for each in found}.values())
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(error, EvorankError):
+            error.cpu_seconds += self.cpu_seconds

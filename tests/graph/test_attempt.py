@@ -141,7 +141,10 @@ def test_an_answer_in_another_form_is_asked_for_once_more(run):
 
 def test_a_training_that_fails_is_journaled_with_its_reason(run, trainings):
     trainings.refuse = ToolError("The worker ran out of memory.")
+    trainings.refuse.cpu_seconds = 12.5
     (attempt,) = run(rates(0.05))
+    assert attempt.usage.cpu_seconds == 12.5
+    assert attempt.usage.calls == 3
     assert attempt.outcome == "failed"
     assert attempt.reason == "The worker ran out of memory."
     assert attempt.phi is not None
@@ -154,6 +157,15 @@ def test_a_guardrail_refuses_before_training(run, home, trainings):
     assert attempt.outcome == "refused"
     assert "parameters <= 100" in attempt.reason
     assert trainings.trained == []
+
+
+def test_a_guardrail_that_a_training_breaks_refuses_with_what_the_training_cost(run, home):
+    path = home / "surfaces" / "tiny" / "surface.toml"
+    path.write_text(path.read_text() + '\n[[guardrails]]\nmetric = "latency_ms"\nmaximum = 1e-6\n')
+    (attempt,) = run(rates(0.05))
+    assert attempt.outcome == "refused"
+    assert "latency_ms" in attempt.reason
+    assert attempt.usage.cpu_seconds > 0
 
 
 def test_the_reward_engineer_asks_the_log_and_is_judged_by_alignment(run):
@@ -198,7 +210,9 @@ def test_a_step_that_is_in_the_journal_already_does_nothing_again(context, attem
 
 def test_a_training_given_up_early_is_worse_with_its_reason_and_without_a_comparison(run, trainings):
     trainings.refuse = Stopped("Stopped after 62% of the training: over its last 900 rows ...")
+    trainings.refuse.cpu_seconds = 7.0
     (attempt,) = run(rates(0.05))
+    assert attempt.usage.cpu_seconds == 7.0
     assert attempt.outcome == "worse"
     assert attempt.reason.startswith("Stopped after 62% of the training")
     assert attempt.comparison is None

@@ -80,6 +80,23 @@ def test_a_candidate_over_a_guardrail_is_refused(bench, metric, maximum, candida
         compute_loss(bench.production | candidate, bench)
 
 
+def test_a_refusal_says_what_it_cost_with_the_clocks_that_were_looked_at_again(bench):
+    bench.surface.spec.guardrails.append(Guardrail(metric="train_cpu_seconds", maximum=0.2))
+    bench.evaluate_many([(bench.production, seed) for seed in range(bench.seeds)])
+    with pytest.raises(RefusedDelta, match="breaks the guardrail") as told:
+        compute_loss(bench.production | {"burn": 0.4}, bench)
+    assert told.value.cpu_seconds >= 2 * 0.4  # once in the ladder, once beside production
+
+
+def test_a_comparison_counts_the_clocks_that_were_looked_at_again(bench):
+    candidate = bench.production | {"burn": 0.4}
+    bench.surface.spec.guardrails.append(Guardrail(metric="train_cpu_seconds", maximum=5))
+    bench.evaluate_many([(phi, n) for phi in (candidate, bench.production) for n in range(bench.seeds)])
+    slow = replace(bench.evaluate(candidate, 0), train_cpu_seconds=60.0)
+    bench.cache.store(bench._key(candidate, 0, "full"), slow)
+    assert compute_loss(candidate, bench).cpu_seconds >= 0.4
+
+
 def test_a_clock_of_a_busy_day_refuses_nobody(bench):
     candidate = bench.production | {"l2": 0.1}
     bench.surface.spec.guardrails.append(Guardrail(metric="train_cpu_seconds", maximum=5))

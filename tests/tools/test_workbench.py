@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from evorank.model.errors import ConfigurationError, ToolError
 from evorank.tools.cache import EvaluationCache
 from evorank.tools.evaluator.executor import Evaluation
 from evorank.tools.evaluator.local import LocalPool
-from evorank.tools.workbench import Workbench
+from evorank.tools.workbench import Spending, Workbench
 
 
 class Counting:
@@ -74,6 +75,44 @@ def test_a_failed_training_is_not_cached_and_does_not_block_the_others(counted):
             bench.evaluate_many([({"lr": 0.5, "fault": "raise"}, 0), ({"lr": 0.5}, 7)])
     assert bench.evaluate({"lr": 0.5}, seed=7).parameters == 1000
     assert len([phi for _, phi in jobs if phi.get("fault")]) == 2
+
+
+def test_where_one_training_fails_the_error_says_what_all_of_them_cost(counted):
+    bench, jobs = counted
+    wanted = [({"lr": 0.5, "burn": 0.3}, 0), ({"lr": 0.5, "burn": 0.2, "fault": "nan"}, 0)]
+    with pytest.raises(ToolError, match="not finite") as told:
+        bench.evaluate_many([*wanted, ({"lr": 0.5, "burn": 60.0}, 0)])
+    assert len(jobs) == 3
+    kept = bench.evaluate_many(wanted[:1])[0]
+    spent = 0.2 + (kept.train_cpu_seconds if kept.cached else 0.0)
+    assert spent <= told.value.cpu_seconds < 60
+
+
+def test_a_training_that_ended_before_another_one_failed_is_kept(counted, pool):
+    bench, _ = counted
+    result = bench.executor.result
+
+    def waiting(id, timeout=None):  # the other one has ended by then
+        while any(not task.future.done() for task in list(pool._tasks.values())):
+            time.sleep(0.01)
+        return result(id, timeout)
+
+    bench.executor.result = waiting
+    with pytest.raises(ToolError, match="no rows left") as told:
+        bench.evaluate_many([({"lr": 0.5, "fault": "raise"}, 0), ({"lr": 0.5, "burn": 0.2}, 3)])
+    kept = bench.evaluate({"lr": 0.5, "burn": 0.2}, seed=3)
+    assert kept.cached
+    assert told.value.cpu_seconds >= kept.train_cpu_seconds >= 0.2
+
+
+def test_what_a_candidate_cost_before_an_error_goes_with_it(counted):
+    bench, _ = counted
+    spending = Spending(bench)
+    first = spending.evaluate_many([({"lr": 0.5, "burn": 0.3}, 0)] * 2)
+    assert spending.cpu_seconds == first[0].cpu_seconds
+    with pytest.raises(ToolError) as told, spending:
+        spending.evaluate_many([({"lr": 0.5, "burn": 0.2, "fault": "nan"}, 0)])
+    assert told.value.cpu_seconds >= spending.cpu_seconds + 0.2
 
 
 def test_another_source_of_the_system_is_another_entry(counted, monkeypatch):

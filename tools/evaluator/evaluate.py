@@ -56,7 +56,7 @@ Found = TypeVar("Found")
 
 @dataclass(eq=False)
 class Turn:
-    """One try of a job: who works on it, so that they can be stopped, and until when."""
+    """A job's tries: who works on it, so that they can be stopped, and until when."""
 
     limit: float
     ends: float = 0.0
@@ -65,7 +65,12 @@ class Turn:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self) -> None:
-        self.children, self.ends = [], time.monotonic() + self.limit
+        self.ends = time.monotonic() + self.limit
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all its children that have ended."""
+        return sum(child.cpu_seconds for child in self.children)
 
     @property
     def left(self) -> float:

@@ -5,14 +5,23 @@ Behind them is a pool of locked processes on this machine (`local.py`) or on sev
 
 from __future__ import annotations
 
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from evorank.model.errors import Finding
+from evorank.model.errors import EvorankError, Finding, ToolError
 from evorank.model.system import Float32, Loss, Phi
 
-__all__ = ["Checked", "Evaluation", "Executor", "Job"]
+if TYPE_CHECKING:
+    from evorank.tools.evaluator.scorer import Scorer
+
+__all__ = ["Checked", "Evaluation", "Executor", "Job", "Pool", "Task"]
 
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "EVORANK_HOME")
 """All that helper processes see of the environment: API keys stay in the parent."""
@@ -85,7 +94,8 @@ class Executor(Protocol):
         ...
 
     def poll(self, id: str) -> Evaluation | None:
-        """The evaluation once there, None before. ToolError where the job failed or was cancelled."""
+        """The evaluation once there, None before. ToolError where the job failed or was cancelled, with the
+        CPU-seconds that it took until then."""
         ...
 
     def cancel(self, id: str) -> None:
@@ -100,6 +110,73 @@ class Executor(Protocol):
         """`RankingSystem.check` and `.cost` of `phi`, in a locked process. ToolError if they fail."""
         ...
 
-    def close(self) -> None:
-        """Stop everything; queued and running jobs fail."""
+    def scorer(self, artifact: Path, capacity: int = 50_000) -> Scorer:
+        """A locked process on this machine that holds an exported candidate and scores rows, `capacity` at a
+        time, until it is closed. ConfigurationError where the artifact was changed.
+
+        On this machine wherever trainings run: live traffic waits for it, and its rows must not travel.
+        """
         ...
+
+    def close(self) -> None:
+        """Stop everything; queued and running jobs fail, scorers end."""
+        ...
+
+
+@dataclass(eq=False)
+class Task:
+    """A job somebody waits for."""
+
+    job: Job
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    future: Future[Evaluation] = field(default_factory=Future)
+
+    def done(self, evaluation: Evaluation) -> None:
+        with suppress(Exception):  # cancelled or closed in the last moment
+            self.future.set_result(evaluation)
+
+    def fail(self, error: EvorankError) -> None:
+        with suppress(Exception):  # done already
+            self.future.set_exception(error)
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+class Pool(ABC, Generic[AnyTask]):
+    """What every executor does with its tasks: it keeps each one until its result is taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tasks: dict[str, AnyTask] = {}
+
+    def poll(self, id: str) -> Evaluation | None:
+        return self.result(id) if self._task(id).future.done() else None
+
+    def result(self, id: str, timeout: float | None = None) -> Evaluation:
+        future = self._task(id).future
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError:
+            if not future.done():
+                raise ToolError(f"No result after {timeout:g} seconds; the training goes on.") from None
+            raise
+        finally:
+            if future.done():
+                with self._lock:
+                    self._tasks.pop(id, None)
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _task(self, id: str) -> AnyTask:
+        with self._lock:
+            if id not in self._tasks:
+                raise ToolError(f"No job {id!r}: its result was taken, or it was never submitted here.")
+            return self._tasks[id]

@@ -10,10 +10,7 @@ import math
 import os
 import queue
 import threading
-import uuid
 import weakref
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,7 +22,7 @@ from evorank.model.system import Phi
 from evorank.tools.evaluator.artifact import Artifact
 from evorank.tools.evaluator.blocks import weights_in
 from evorank.tools.evaluator.evaluate import Turn, check, evaluate, twice
-from evorank.tools.evaluator.executor import Checked, Evaluation, Job
+from evorank.tools.evaluator.executor import Checked, Evaluation, Job, Pool, Task
 from evorank.tools.evaluator.lock import Limits, self_test
 from evorank.tools.evaluator.scorer import Scorer
 from evorank.tools.evaluator.supervisor import Lost, Supervisor
@@ -35,7 +32,7 @@ __all__ = ["LocalPool"]
 LEAST_MEMORY = 2 << 30
 
 
-class LocalPool:
+class LocalPool(Pool[Task]):
     """Locked processes on this machine: `workers` (default: the cores) trainings at once, one thread each.
 
     `limit` is the wall-clock limit of one job in seconds, `check_limit` that of a check, `cpu_limit` the
@@ -54,6 +51,7 @@ class LocalPool:
         memory: int | None = None,
         allow_degraded: bool = False,
     ) -> None:
+        super().__init__()
         count = workers if workers is not None else _cores()
         if count < 1:
             raise ValueError(f"workers must be at least 1, got {count}")
@@ -70,21 +68,19 @@ class LocalPool:
         self._cpu = math.ceil(limit if cpu_limit is None else cpu_limit)
         self._supervisors: dict[str, Supervisor] = {}
         self._datasets: dict[Path, Dataset] = {}
-        self._jobs: dict[str, tuple[Job, Future[Evaluation]]] = {}
-        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._running: dict[str, Turn] = {}
         self._scorers: weakref.WeakSet[Scorer] = weakref.WeakSet()
-        self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._closed = False
         # At exit, where nobody called close.
         self._finalizer = weakref.finalize(self, _close, self._supervisors)
 
     def submit(self, job: Job) -> str:
-        id = uuid.uuid4().hex
+        task = Task(job)
         with self._lock:
             self._require_open()
-            self._jobs[id] = (job, Future())
+            self._tasks[task.id] = task
             if not self._threads:
                 self._threads = [
                     threading.Thread(target=self._keep, daemon=True, name=f"evorank-worker-{n}")
@@ -92,32 +88,16 @@ class LocalPool:
                 ]
                 for thread in self._threads:
                     thread.start()
-        self._queue.put(id)
-        return id
-
-    def poll(self, id: str) -> Evaluation | None:
-        return self.result(id) if self._future(id).done() else None
-
-    def result(self, id: str, timeout: float | None = None) -> Evaluation:
-        future = self._future(id)
-        try:
-            return future.result(timeout)
-        except FutureTimeoutError:
-            if not future.done():
-                raise ToolError(f"No result after {timeout:g} seconds; the training goes on.") from None
-            raise
-        finally:
-            if future.done():
-                with self._lock:
-                    self._jobs.pop(id, None)
+        self._queue.put(task)
+        return task.id
 
     def cancel(self, id: str) -> None:
         with self._lock:
-            entry, running = self._jobs.get(id), self._running.get(id)
+            task, running = self._tasks.get(id), self._running.get(id)
         if running is not None:
             running.stop("was cancelled")
-        elif entry is not None:
-            _fail(entry[1], ToolError("The training was cancelled."))
+        elif task is not None:
+            task.fail(ToolError("The training was cancelled."))
 
     def check(self, dataset: Path, system: str, production: Phi, phi: Phi) -> Checked:
         with self._lock:
@@ -128,11 +108,7 @@ class LocalPool:
         return twice(lambda turn: check(supervisor, schema, production, phi, limits, turn), turn)
 
     def scorer(self, artifact: Path, capacity: int = 50_000) -> Scorer:
-        """A process that holds an exported candidate and scores rows, `capacity` at a time, until closed.
-
-        Several may be open at once; each holds its weights and one page of rows. ConfigurationError where
-        the artifact was changed.
-        """
+        """As `Executor.scorer`. Several may be open at once; each holds its weights and one page of rows."""
         with self._lock:
             self._require_open()
         found = Artifact.open(artifact)
@@ -163,44 +139,35 @@ class LocalPool:
             if self._closed:
                 return
             self._closed = True
-            waiting = [future for _, future in self._jobs.values()]
+            waiting = list(self._tasks.values())
         for _ in self._threads:
             self._queue.put(None)
-        for future in waiting:
-            _fail(future, ToolError("The pool was closed before the training ended."))
+        for task in waiting:
+            task.fail(ToolError("The pool was closed before the training ended."))
         self._finalizer()  # ends the zygotes and every child: whoever waits for one goes on
         for thread in self._threads:
             thread.join(timeout=10)
         for scorer in list(self._scorers):
             scorer.close()
 
-    def __enter__(self) -> LocalPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # One job
 
     def _keep(self) -> None:
         """One slot's thread: take the next job, run it, until None."""
-        while (id := self._queue.get()) is not None:
+        while (task := self._queue.get()) is not None:
             with self._lock:
-                entry = self._jobs.get(id)
-                if entry is None or entry[1].done():
+                if task.future.done():
                     continue
-                turn = self._running[id] = Turn(self._limit)
-            job, future = entry
+                turn = self._running[task.id] = Turn(self._limit)
             try:
-                evaluation = twice(partial(self._evaluate, job), turn)
+                task.done(twice(partial(self._evaluate, task.job), turn))
             except Exception as error:
-                _fail(future, error if isinstance(error, EvorankError) else ToolError(f"Executor: {error!r}"))
-            else:
-                with suppress(Exception):  # cancelled in the last moment
-                    future.set_result(evaluation)
+                told = error if isinstance(error, EvorankError) else ToolError(f"Executor: {error!r}")
+                told.cpu_seconds = turn.cpu_seconds
+                task.fail(told)
             finally:
                 with self._lock:
-                    self._running.pop(id, None)
+                    self._running.pop(task.id, None)
 
     def _evaluate(self, job: Job, turn: Turn) -> Evaluation:
         dataset = self._dataset(job.dataset, job.system)
@@ -230,17 +197,6 @@ class LocalPool:
     def _require_open(self) -> None:
         if self._closed:
             raise ToolError("The pool is closed.")
-
-    def _future(self, id: str) -> Future[Evaluation]:
-        with self._lock:
-            if id not in self._jobs:
-                raise ToolError(f"No job {id!r}: its result was taken, or it was never submitted here.")
-            return self._jobs[id][1]
-
-
-def _fail(future: Future[Evaluation], error: EvorankError) -> None:
-    with suppress(Exception):  # done already
-        future.set_exception(error)
 
 
 def _close(supervisors: dict[str, Supervisor]) -> None:

@@ -31,21 +31,23 @@ __all__ = ["Refused", "Supervisor", "data_key", "facts"]
 
 @dataclass(frozen=True)
 class Refused:
-    """An error on its way to the caller: its class in model/errors.py and its text."""
+    """An error on its way to the caller: its class in model/errors.py, its text and what was spent on it."""
 
     kind: str
     message: str
+    cpu_seconds: float = 0.0
 
     @classmethod
     def of(cls, error: EvorankError) -> Refused:
         """Classes that are not in model/errors.py travel as the nearest one that is."""
         for kind in type(error).__mro__:
             if getattr(errors, kind.__name__, None) is kind and kind is not errors.RefusedDelta:
-                return cls(kind.__name__, str(error))
+                return cls(kind.__name__, str(error), error.cpu_seconds)
         raise AssertionError("unreachable")
 
     def error(self) -> EvorankError:
         found: EvorankError = getattr(errors, self.kind)(self.message)
+        found.cpu_seconds = self.cpu_seconds
         return found
 
 

@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import sys
 import threading
-import uuid
 from collections import deque
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.model.system import Phi
-from evorank.tools.evaluator.executor import Checked, Evaluation, Job
+from evorank.tools.evaluator.executor import Checked, Job, Pool, Task
+from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.ray_cluster import connect
 from evorank.tools.evaluator.ray_node import Refused, Supervisor, data_key, facts
+
+if TYPE_CHECKING:
+    from evorank.tools.evaluator.scorer import Scorer
 
 __all__ = ["RayPool"]
 
@@ -45,18 +46,16 @@ class _Node:
 
 
 @dataclass(eq=False)
-class _Task:
-    id: str
-    job: Job
-    key: str
-    future: Future[Evaluation] = field(default_factory=Future)
+class _Task(Task):
+    key: str = ""
+    """Data version of the job."""
     node: _Node | None = None
     lost: list[str] = field(default_factory=list)
     """Nodes that died under it."""
     cancelled: bool = False
 
 
-class RayPool:
+class RayPool(Pool[_Task]):
     """An `Executor` on a Ray cluster: `address` HOST:PORT or "auto"; None starts Ray on this machine.
 
     `workers` trainings at once over all nodes (default: every CPU that Ray counts), dealt out evenly. The
@@ -72,14 +71,15 @@ class RayPool:
         check_limit: float = 120.0,
         **options: Any,
     ) -> None:
+        super().__init__()
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._cluster = connect(address, workers)
         self.address = self._cluster.address
         self._options = {"limit": limit, "check_limit": check_limit, **options}
-        self._wake = threading.Condition()
+        self._wake = threading.Condition(self._lock)
         self._queue: deque[_Task] = deque()
-        self._tasks: dict[str, _Task] = {}
+        self._here: LocalPool | None = None
         self._opening = 0
         self._closed = False
         self._nodes: list[_Node] = []
@@ -103,7 +103,7 @@ class RayPool:
             return {node.name: node.slots for node in self._nodes}
 
     def submit(self, job: Job) -> str:
-        task = _Task(uuid.uuid4().hex, job, data_key(job.dataset))
+        task = _Task(job, key=data_key(job.dataset))
         with self._wake:
             self._require_open()
             self._tasks[task.id] = task
@@ -118,22 +118,6 @@ class RayPool:
             self._wake.notify()
         return task.id
 
-    def poll(self, id: str) -> Evaluation | None:
-        return self.result(id) if self._task(id).future.done() else None
-
-    def result(self, id: str, timeout: float | None = None) -> Evaluation:
-        future = self._task(id).future
-        try:
-            return future.result(timeout)
-        except FutureTimeoutError:
-            if not future.done():
-                raise ToolError(f"No result after {timeout:g} seconds; the training goes on.") from None
-            raise
-        finally:
-            if future.done():
-                with self._wake:
-                    self._tasks.pop(id, None)
-
     def cancel(self, id: str) -> None:
         with self._wake:
             task = self._tasks.get(id)
@@ -142,7 +126,7 @@ class RayPool:
             task.cancelled = True
             if task in self._queue:
                 self._queue.remove(task)
-                _fail(task, ToolError("The training was cancelled."))
+                task.fail(ToolError("The training was cancelled."))
             node = task.node
         if node is not None:
             node.actor.cancel.options(concurrency_group="control").remote(id)
@@ -165,8 +149,17 @@ class RayPool:
                 self._lost(node)
         raise ToolError(f"The check was lost twice: nodes {' and '.join(lost)} died.")
 
+    def scorer(self, artifact: Path, capacity: int = 50_000) -> Scorer:
+        """As `Executor.scorer`: in a locked process of this machine, which the cluster knows nothing of."""
+        with self._lock:
+            if self._closed:
+                raise ToolError("The pool is closed.")
+            if self._here is None:
+                self._here = LocalPool(1, **self._options)
+        return self._here.scorer(artifact, capacity)
+
     def close(self) -> None:
-        """End the trainings and our supervisors; a cluster that was there before stays."""
+        """End the trainings, scorers and our supervisors; a cluster that was there before stays."""
         import ray
 
         with self._wake:
@@ -174,10 +167,12 @@ class RayPool:
                 return
             self._closed = True
             for task in self._tasks.values():
-                _fail(task, ToolError("The pool was closed before the training ended."))
+                task.fail(ToolError("The pool was closed before the training ended."))
             self._queue.clear()
             nodes, self._nodes = self._nodes, []
             self._wake.notify_all()
+        if self._here is not None:
+            self._here.close()
         if not ray.is_initialized():  # somebody disconnected us, which ended our supervisors
             nodes = []
         with suppress(ray.exceptions.RayError):
@@ -188,12 +183,6 @@ class RayPool:
         for node in nodes:
             ray.kill(node.actor)
         self._cluster.close()
-
-    def __enter__(self) -> RayPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # The queue
 
@@ -225,10 +214,9 @@ class RayPool:
                     found = self._again(task, node)
                 self._wake.notify_all()
             if isinstance(found, EvorankError):
-                _fail(task, found)
+                task.fail(found)
             elif found is not None:
-                with suppress(Exception):  # closed in the last moment
-                    task.future.set_result(found)
+                task.done(found)
 
     def _take(self) -> tuple[_Task, _Node] | None:
         with self._wake:
@@ -314,7 +302,7 @@ class RayPool:
                 self._nodes.append(node)
             elif not (self._nodes or self._opening):
                 for task in self._queue:
-                    _fail(task, EvorankError(self._gone()))
+                    task.fail(EvorankError(self._gone()))
                 self._queue.clear()
             self._wake.notify_all()
 
@@ -326,12 +314,6 @@ class RayPool:
 
     def _gone(self) -> str:
         return f"No node is left in the Ray cluster at {self.address}. Mend it, then go on with --resume."
-
-    def _task(self, id: str) -> _Task:
-        with self._wake:
-            if id not in self._tasks:
-                raise ToolError(f"No job {id!r}: its result was taken, or it was never submitted here.")
-            return self._tasks[id]
 
 
 def _dealt(workers: int | None) -> list[_Node]:
@@ -377,8 +359,3 @@ def _answer(value: Any) -> Any:
     if isinstance(value, Refused):
         raise value.error()
     return value
-
-
-def _fail(task: _Task, error: EvorankError) -> None:
-    with suppress(Exception):  # done already
-        task.future.set_exception(error)

@@ -73,6 +73,8 @@ class Child:
         self.control: socket.socket | None = None
         self.stopped = ""
         """Why we killed it, as the end of "The training process ..."; "" where we did not."""
+        self.cpu_seconds = 0.0
+        """Spent since it had locked itself, known once its context was left."""
         self._log = memory_file("log", LOG_BYTES)
         self._status = memory_file("status", STATUS_BYTES)
         self._begun = memory_file("begun", BEGUN.size)
@@ -85,6 +87,9 @@ class Child:
         except FutureTimeoutError:
             self.kill(late)
             told = self.ended.result(END_SECONDS)
+        return self._end(told)
+
+    def _end(self, told: Mapping[str, Any]) -> End:
         cpu, clock = BEGUN.unpack(os.pread(self._begun, BEGUN.size, 0))
         if clock == 0:  # it died before it locked itself
             return End(told["code"], 0.0, 0.0, told["peak"])
@@ -136,6 +141,8 @@ class Child:
             self.kill("was no longer needed")
             with suppress(Lost, FutureTimeoutError):
                 self.ended.result(END_SECONDS)
+        if self.files and self.ended.done() and not self.ended.cancelled() and not self.ended.exception():
+            self.cpu_seconds = self._end(self.ended.result()).cpu_seconds
         for descriptor in self.files:
             os.close(descriptor)
         self.files = ()

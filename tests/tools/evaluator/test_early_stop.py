@@ -51,8 +51,10 @@ def test_an_evaluation_brings_the_curve_that_its_training_told(production, datas
 
 
 def test_a_training_that_is_clearly_worse_is_stopped_and_the_slot_is_free_again(pool, job, production):
-    with pytest.raises(Stopped, match=r"Stopped after 75% of the training: over its last .* \(\+\d+%\)"):
-        pool.result(pool.submit(job(production.curve, tells="hopeless", waits=True)), timeout=60)
+    stopped = r"Stopped after 75% of the training: over its last .* \(\+\d+%\)"
+    with pytest.raises(Stopped, match=stopped) as told:
+        pool.result(pool.submit(job(production.curve, tells="hopeless", waits=True, burn=0.3)), timeout=60)
+    assert told.value.cpu_seconds >= 0.3
     again = pool.result(pool.submit(job(production.curve)), timeout=60)
     assert np.array_equal(again.predictions, production.predictions)
 

@@ -90,6 +90,24 @@ def test_a_broken_training_is_a_tool_error_and_the_next_one_works(pool, dataset,
     assert len(pool.result(pool.submit(job(dataset)), timeout=60).predictions)
 
 
+@pytest.mark.parametrize("fault", ["nan", "double"])
+def test_a_training_that_gives_nothing_says_what_it_cost(pool, dataset, fault):
+    with pytest.raises(ToolError) as told:
+        pool.result(pool.submit(job(dataset, fault=fault, burn=0.4)), timeout=60)
+    assert told.value.cpu_seconds >= 0.4
+
+
+def test_a_cancelled_training_says_what_it_cost_by_then(lone, dataset):
+    id = lone.submit(job(dataset, burn=30.0))
+    while id not in lone._running or not lone._running[id].children:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    lone.cancel(id)
+    with pytest.raises(ToolError, match="cancelled") as told:
+        lone.result(id, timeout=60)
+    assert 0 < told.value.cpu_seconds < 30
+
+
 def test_a_hung_training_is_stopped_at_its_limit(lone, dataset):
     hung, next_one = lone.submit(job(dataset, fault="hang")), lone.submit(job(dataset))
     with pytest.raises(ToolError, match="longer than 3 seconds"):

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evorank.model.config import default_phi
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.model.system import Objective
 from evorank.tools.evaluator.executor import Job
@@ -108,10 +109,34 @@ def test_jobs_are_spread_over_the_nodes(remote, dataset):
 def test_a_broken_training_and_a_wrong_phi_say_what_they_say_locally(remote, dataset):
     with pytest.raises(ToolError, match="no rows left after filtering"):
         remote.result(remote.submit(job(dataset, fault="raise")), timeout=60)
+    with pytest.raises(ToolError, match="not finite") as told:
+        remote.result(remote.submit(job(dataset, fault="nan", burn=0.3)), timeout=60)
+    assert told.value.cpu_seconds >= 0.3
     found = remote.check(dataset.directory, SYSTEM, PRODUCTION, {"lr": -1})
     assert [each.pointer for each in getattr(found, "findings", found)] == ["/lr"]
     with pytest.raises(ToolError, match="no_such_module"):
         remote.check(dataset.directory, "no_such_module:Ranker", {}, {})
+
+
+def test_what_was_trained_and_exported_on_a_node_is_scored_here_to_the_last_bit(
+    remote, pool, dataset, tmp_path
+):
+    phi = default_phi(label="click", factors={}, batch_size=512, embedding_dim=4)
+    wanted = replace(job(dataset), system="evorank.model.ranker:NeuralRanker", production=phi, phi=phi)
+    rows, scores = dataset.rows("validation"), []
+    for name, executor in (("here", pool), ("there", remote)):
+        directory = tmp_path / name
+        found = executor.result(executor.submit(replace(wanted, artifact=directory)), timeout=120)
+        with executor.scorer(directory, capacity=len(rows)) as scorer:
+            scores += [scorer.score(rows).tobytes()]
+        scores += [found.predictions.tobytes()]
+    assert scores[0] == scores[2]
+    assert scores[1] == scores[3]
+    assert pool.scorer(tmp_path / "there", 10).score(rows[:10]).tobytes() == (
+        remote.scorer(tmp_path / "here", 10).score(rows[:10]).tobytes()
+    )
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        remote.scorer(tmp_path / "nowhere")
 
 
 def test_a_cancelled_job_is_stopped_on_its_node_and_frees_it(remote, dataset):
