@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from evorank.terminal import Home, Json, console, errors_are_one_line, print_json
 
+if TYPE_CHECKING:
     from evorank.graph.context import Context
     from evorank.graph.evolve import Plan
 
@@ -56,45 +56,7 @@ class Layout(StrEnum):
     recbole = "recbole"
 
 
-Home = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of everything a run reads and writes. Default: .evorank, or EVORANK_HOME.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 SurfaceName = Annotated[str, typer.Argument(help="A surface's name; `surface list` shows them.")]
-
-
-def _console(*, error: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=error)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-
-
-@contextlib.contextmanager
-def _errors_are_one_line() -> Iterator[None]:
-    """The only place where an error becomes text and an exit code."""
-    from evorank.model.errors import EvorankError
-
-    try:
-        yield
-    except EvorankError as error:
-        _console(error=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        raise typer.Exit(error.exit_code) from error
-    except OSError as error:
-        where = f" `{error.filename}`" if error.filename else ""
-        _console(error=True).print(
-            f"error:{where} {error.strerror or error}", style="red", markup=False, soft_wrap=True
-        )
-        raise typer.Exit(1) from error
 
 
 # ------------------------------------------------------------------------------------------------------ run
@@ -162,7 +124,7 @@ def run(
     Costs: CPU minutes (two cores, ML-100K: a few for 50 steps); a chat model's tokens only with --model.
     Writes: everything under HOME (journal.sqlite, runs/, cache/, surfaces/).
     """
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.graph.context import close_sessions
         from evorank.graph.evolve import evolve
         from evorank.graph.settings import load_settings
@@ -182,20 +144,20 @@ def run(
         }
         settings = load_settings({name: value for name, value in flags.items() if value is not None})
         plan, context = _plan(resume, steps, settings, flags)
-        console = _console(error=as_json)
+        out = console(error=as_json)
         from evorank.display import make_display, print_summary
 
         kind = "json" if as_json else display.value
         title = f"evorank {plan.run} on {context.surface}"
         if not as_json:
-            console.print(_opening(plan, context), markup=False, highlight=False, soft_wrap=True)
-        view = make_display(kind, plan.steps, title, console)
+            out.print(_opening(plan, context), markup=False, highlight=False, soft_wrap=True)
+        view = make_display(kind, plan.steps, title, out)
         try:
             with _stops_on_interrupt(context, view.on_event):
                 summary = evolve(plan, context, view.on_event)
         except KeyboardInterrupt:
             view.close()
-            _console(error=True).print(
+            console(error=True).print(
                 f"interrupted. Go on with: {_resume_command(plan, context)}", markup=False, soft_wrap=True
             )
             raise typer.Exit(INTERRUPTED) from None
@@ -205,7 +167,7 @@ def run(
         if as_json:
             sys.stdout.write(json.dumps({"event": "summary"} | summary.model_dump(mode="json")) + "\n")
         else:
-            print_summary(summary.model_dump(mode="json"), console)
+            print_summary(summary.model_dump(mode="json"), out)
         if summary.stopped:
             codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT}
             raise typer.Exit(codes.get(summary.stopped.split(":")[0], 1))
@@ -284,7 +246,7 @@ def _home(home: Path | None) -> Path:
 
 @contextlib.contextmanager
 def _journal(home: Path | None) -> Iterator[Any]:
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.graph.journal import Journal
 
         journal = Journal.open(_home(home), create=False)
@@ -316,15 +278,15 @@ def journal_list(
         ]
         shown = found[-limit:]
         if as_json:
-            _print_json([attempt.model_dump(mode="json") for attempt in shown])
+            print_json([attempt.model_dump(mode="json") for attempt in shown])
             return
         from evorank.display import attempts_table
 
-        console = _console()
+        out = console()
         rows = [attempt.model_dump() | {"step": f"{attempt.id[:8]} {attempt.step}"} for attempt in shown]
-        console.print(attempts_table(rows, console.width))
+        out.print(attempts_table(rows, out.width))
         if len(shown) < len(found):
-            console.print(f"{len(found) - len(shown)} older ones: --limit {len(found)}", style="dim")
+            out.print(f"{len(found) - len(shown)} older ones: --limit {len(found)}", style="dim")
 
 
 def _find(journal: Any, prefix: str) -> Any:
@@ -349,11 +311,11 @@ def journal_show(
     with _journal(home) as journal:
         found = _find(journal, attempt)
         if as_json:
-            _print_json(found.model_dump(mode="json"))
+            print_json(found.model_dump(mode="json"))
             return
         from evorank.display import print_attempt
 
-        print_attempt(found.model_dump(mode="json"), _console())
+        print_attempt(found.model_dump(mode="json"), console())
 
 
 @journal_app.command("diff")
@@ -383,9 +345,9 @@ def journal_diff(
         patch = diff(before, two.phi)
         assert apply_delta(before, patch) == two.phi
         if as_json:
-            _print_json(patch)
+            print_json(patch)
         for operation in [] if as_json else patch:
-            _console().print(json.dumps(operation), markup=False, soft_wrap=True)
+            console().print(json.dumps(operation), markup=False, soft_wrap=True)
 
 
 @journal_app.command("export")
@@ -400,7 +362,7 @@ def journal_export(
         from evorank.graph.export import export
 
         count = export(journal.attempts(surface=surface, run=run), out)
-        _console().print(f"{count} attempts in {out}")
+        console().print(f"{count} attempts in {out}")
 
 
 # -------------------------------------------------------------------------------------------------- surface
@@ -416,16 +378,16 @@ def surface_import(
     as_json: Json = False,
 ) -> None:
     """Describe a log in HOME/surfaces/NAME/surface.toml and encode it. The log itself is only read."""
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.surfaces.importers import import_log
 
-        console = _console(error=as_json)
-        with console.status("importing") as status:
+        out = console(error=as_json)
+        with out.status("importing") as status:
             surface = import_log(layout.value, path, name, _home(home), system=system)
             dataset = surface.dataset(lambda what, share: status.update(f"{what} {share:.0%}"))
         rows = {period: bounds.stop - bounds.start for period, bounds in dataset.bounds.items()}
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "surface": surface.name,
                     "directory": str(surface.directory),
@@ -434,7 +396,7 @@ def surface_import(
                 }
             )
             return
-        console.print(
+        out.print(
             f"surface {surface.name}: {rows['train']} training, {rows['validation']} validation, "
             f"{rows['test']} test rows\n"
             f"  {surface.directory / 'surface.toml'} says what the columns mean: look at it, change it\n"
@@ -449,53 +411,53 @@ def surface_import(
 @surface_app.command("list")
 def surface_list(home: Home = None, as_json: Json = False) -> None:
     """List the surfaces of this home."""
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.surfaces.surface import list_surfaces
 
         names = list_surfaces(_home(home))
         if as_json:
-            _print_json(names)
+            print_json(names)
         for name in [] if as_json else names:
-            _console().print(name)
+            console().print(name)
 
 
 @surface_app.command("describe")
 def surface_describe(name: SurfaceName, home: Home = None, as_json: Json = False) -> None:
     """Say what a surface is: its log, features, signals, split, north star, production Φ."""
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.display import print_surface
         from evorank.surfaces.check import describe
         from evorank.surfaces.surface import open_surface
 
         facts = describe(open_surface(_home(home), name))
         if as_json:
-            _print_json(facts)
+            print_json(facts)
             return
-        print_surface(facts, _console())
+        print_surface(facts, console())
 
 
 @surface_app.command("check")
 def surface_check(name: SurfaceName, home: Home = None, as_json: Json = False) -> None:
     """Look for leakage and nonsense in a surface's log. Exit code 1 if something must be mended."""
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.display import print_surface
         from evorank.surfaces.check import check
         from evorank.surfaces.surface import open_surface
 
         report = check(open_surface(_home(home), name))
         if as_json:
-            _print_json(report.as_dict())
+            print_json(report.as_dict())
         else:
-            console = _console()
-            print_surface(report.facts, console)
+            out = console()
+            print_surface(report.facts, out)
             for warning in report.warnings:
-                console.print(
+                out.print(
                     f"\n{warning.severity} {warning.code}",
                     style="bold red" if warning.severity == "error" else "bold yellow",
                 )
-                console.print(f"  {warning}", markup=False, highlight=False)
+                out.print(f"  {warning}", markup=False, highlight=False)
             if not report.warnings:
-                console.print("\nno warnings", style="green")
+                out.print("\nno warnings", style="green")
         if any(warning.severity == "error" for warning in report.warnings):
             raise typer.Exit(1)
 
@@ -516,7 +478,7 @@ def doctor(
 
     Writes nothing. Exit code 1 when something would keep a run from working.
     """
-    with _errors_are_one_line():
+    with errors_are_one_line():
         from evorank.model.errors import EvorankError
 
         results: list[dict[str, Any]]
@@ -536,13 +498,13 @@ def doctor(
             except EvorankError as error:
                 results = [{"name": "settings", "passed": False, "message": str(error)}]
         if as_json:
-            _print_json(results)
+            print_json(results)
         else:
-            console = _console()
+            out = console()
             for result in results:
                 mark = ("ok  ", "green") if result["passed"] else ("MEND", "bold red")
-                console.print(mark[0], style=mark[1], end=" ")
-                console.print(
+                out.print(mark[0], style=mark[1], end=" ")
+                out.print(
                     f"{result['name']}: {result['message']}", markup=False, highlight=False, soft_wrap=True
                 )
         if not all(result["passed"] for result in results):
