@@ -129,7 +129,6 @@ class Session:
         self.workbench = workbench
         self.surface = workbench.surface
         self.journal = journal
-        self.production_fingerprint = fingerprint(workbench.production)
         own = self.home / "personas"
         self.personas: dict[str, Persona] = load_personas(own if own.is_dir() else None)
         self.switched_off: dict[str, str] = {}
@@ -147,10 +146,14 @@ class Session:
         self.operations: Operations | None = None
         """The online loop's handles, once `open_operations` was asked for them."""
 
+    @property
+    def production_fingerprint(self) -> str:
+        """Of the production Φ that candidates are compared with."""
+        return fingerprint(self.workbench.production)
+
     def renew(self, surface: Surface) -> None:
         """Go on with this production Φ, on the surface's newest log. No attempt may be under way."""
         self.workbench.renew(surface)
-        self.production_fingerprint = fingerprint(self.workbench.production)
 
     def request_stop(self, reason: str) -> None:
         """Let running steps finish and begin no further batch, in every run of this session."""
