@@ -9,7 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -47,12 +47,21 @@ class Workbench:
     def __init__(self, surface: Surface, executor: Executor, cache: Path, seeds: int = 8) -> None:
         if seeds < 2:
             raise ValueError(f"seeds must be at least 2 to tell a difference from noise, got {seeds}")
-        self.surface, self.executor, self.seeds = surface, executor, seeds
+        self.executor, self.seeds = executor, seeds
+        self.cache = EvaluationCache(Path(cache))
+        self._open(surface)
+
+    def _open(self, surface: Surface) -> None:
+        self.surface = surface
         self.dataset = surface.dataset()
         self.system = surface.system()
         self.production: Phi = surface.production()
-        self.cache = EvaluationCache(Path(cache))
         self.sql = SqlProcess(self.dataset)
+
+    def renew(self, surface: Surface) -> None:
+        """Go on with `surface` as it is now: its production Φ, and its log as long as it has grown."""
+        self.sql.close()
+        self._open(surface)
 
     def check(self, phi: Phi) -> list[Finding]:
         """Everything wrong with Φ that can be known without training, guardrails on its size included."""
@@ -139,6 +148,11 @@ class Workbench:
                 self.cache.store(key, found)
                 spent += found.cpu_seconds
         return spent
+
+    def export(self, phi: Phi, artifact: Path, seed: int = 0) -> Evaluation:
+        """Train once, never from the cache, and leave the model in `artifact`. ToolError if it fails."""
+        job = replace(self._job(phi, seed, "full"), artifact=artifact)
+        return self.executor.result(self.executor.submit(job))
 
     def train_slice(self, effort: Effort) -> slice:
         """Rows to train on: the training period, or its most recent part."""
