@@ -468,19 +468,31 @@ def surface_check(name: SurfaceName, home: Home = None, as_json: Json = False) -
 @app.command()
 def doctor(
     system: Annotated[str | None, typer.Option(help="Check your own RankingSystem, module:Class.")] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(
+            help="Check a Platform on the surface: module:Class, warehouse, growthbook, simulated, or own. "
+            "Starts and stops A/A tests on 0.1% of a slot."
+        ),
+    ] = None,
+    artifact: Annotated[
+        Path | None, typer.Option(help="With --platform: the folder that both arms are served.")
+    ] = None,
     surface: Annotated[
         str | None, typer.Option(help="Surface that would run. Default: simulated.", show_default=False)
     ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is installed, which model and surface a run would use; or check a ranking system of your own.
+    """Say what is installed, which model and surface a run would use; or check a class of your own.
 
-    Writes nothing. Exit code 1 when something would keep a run from working.
+    Writes nothing, but for --platform. Exit code 1 when something would keep a run from working.
     """
     with errors_are_one_line():
-        from evorank.model.errors import EvorankError
+        from evorank.model.errors import ConfigurationError, EvorankError
 
+        flags = {"surface": surface, "home": str(home) if home else None}
+        given = {name: value for name, value in flags.items() if value}
         results: list[dict[str, Any]]
         if system:
             from evorank.model.conformance import conformance, load_system
@@ -489,12 +501,17 @@ def doctor(
                 {"name": check.name, "passed": check.passed, "message": check.message}
                 for check in conformance(load_system(system))
             ]
+        elif platform:
+            from evorank.graph.settings import load_settings, platform_health
+
+            if artifact is None:
+                raise ConfigurationError("`--platform` needs `--artifact FOLDER`: what both arms are served.")
+            results = platform_health(load_settings(given), platform, artifact)
         else:
             from evorank.graph.settings import health, load_settings
 
-            flags = {"surface": surface, "home": str(home) if home else None}
             try:
-                results = health(load_settings({k: v for k, v in flags.items() if v}))
+                results = health(load_settings(given))
             except EvorankError as error:
                 results = [{"name": "settings", "passed": False, "message": str(error)}]
         if as_json:

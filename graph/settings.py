@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -19,10 +19,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from evorank.model.errors import ConfigurationError, EvorankError
+from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
 from evorank.tools.evaluator.choose import ExecutorName, require_executor
 
-__all__ = ["Settings", "health", "load_settings"]
+if TYPE_CHECKING:
+    from evorank.surfaces.platform import Ranker
+
+__all__ = ["Settings", "health", "load_settings", "platform_health"]
 
 
 class Settings(BaseSettings):
@@ -93,6 +96,33 @@ def health(settings: Settings) -> list[dict[str, Any]]:
             {"name": check.__name__.strip("_").replace("_", " "), "passed": passed, "message": message}
         )
     return results
+
+
+def platform_health(settings: Settings, name: str, artifact: Path) -> list[dict[str, Any]]:
+    """What `doctor --platform` says: which promises the class (`own`: the surface's) keeps on the surface.
+
+    `artifact` is what both arms of the checks' A/A tests are served. ConfigurationError: no such surface or
+    class, or no [online] section.
+    """
+    from evorank.surfaces.platform import platform_class
+    from evorank.surfaces.platform_conformance import platform_conformance
+    from evorank.surfaces.surface import open_surface
+
+    surface = open_surface(Path(settings.home), settings.surface)
+    online = surface.spec.online
+    if online is None:
+        raise ConfigurationError(
+            f"Surface {surface.name!r} has no [online] section in surface.toml to check."
+        )
+    if not artifact.is_dir():
+        raise ConfigurationError(f"`--artifact` must be a folder that production can serve, got {artifact}.")
+    found = platform_class(online.platform if name == "own" else name, "--platform")
+    results = platform_conformance(found, surface, _scores_nothing, str(artifact.absolute()))
+    return [{"name": check.name, "passed": check.passed, "message": check.message} for check in results]
+
+
+def _scores_nothing(artifact: Path) -> Ranker:
+    raise PlatformError(f"`load` is not at hand in doctor, got {artifact}. Load artifacts when they score.")
 
 
 def _python(_: Settings) -> str:

@@ -64,6 +64,8 @@ class Traffic(BaseModel):
                 f"`experiment_id` must be new, got {test.experiment_id!r}, which was started before. "
                 "A replication needs an id of its own."
             )
+        if test.layer != self.layer:
+            raise PlatformError(f"`layer` must be {self.layer!r} on this surface, got {test.layer!r}.")
         check_slot(test, self.holdback, (each.test for each in self.running()))
         return self._with(key, call, test.experiment_id, Served(test=test, coverage=test.coverage))
 
@@ -90,10 +92,11 @@ class Traffic(BaseModel):
             return self
         if version == 0 and self.artifact is not None:
             raise PlatformError(
-                f"`version` 0 must be the first launch, but {self.version} is served: the holdback keeps what "
-                "it has. Give the launch the next number."
+                f"`version` 0 must be the first launch, but {self.version} is served: the holdback keeps "
+                "what it has. Give the launch the next number."
             )
-        served = {"artifact": artifact, "version": version, "first": artifact if version == 0 else self.first}
+        first = artifact if version == 0 else self.first
+        served = {"artifact": artifact, "version": version, "first": first}
         return self.model_copy(update=served | {"keys": self.keys | {key: call}})
 
     def status(self, experiment_id: str) -> TestStatus:
@@ -271,7 +274,7 @@ class LiveAllocations(Mapping[str, Allocation]):
         return bool(hash_v2(traffic.layer, [user_id])[0] < traffic.holdback)
 
     def production(self, user_id: str) -> str | None:
-        """Artifact directory for a user who is in no test; None where nothing was launched yet."""
+        """Artifact directory for a user who is in no test; None: what served before any launch."""
         traffic = self._now()
         return traffic.first if self.held_back(user_id) else traffic.artifact
 

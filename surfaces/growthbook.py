@@ -129,9 +129,14 @@ class GrowthBookPlatform:
         feature, note = books.feature, books.feature.note
         self._value_type(feature)
         change: Json = {"defaultValue": artifact, "description": note.into(feature.description, key, call)}
+        if version == 0 and note.keys:
+            raise PlatformError(
+                f"`version` 0 must be the first launch, but feature {feature.id!r} had launches before: the "
+                "holdback keeps what it has. Give the launch the next number."
+            )
         if self._online.holdback and not note.keys:
-            # The holdback stays with what is launched first.
-            change["holdout"] = {"id": self._options.holdout, "value": artifact}
+            kept = artifact if version == 0 else feature.defaultValue
+            change["holdout"] = {"id": self._options.holdout, "value": kept}
         self._change_feature(change)
 
     def status(self, experiment_id: str) -> TestStatus:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +41,7 @@ __all__ = [
     "TestStatus",
     "Timelapse",
     "open_platform",
+    "platform_class",
 ]
 
 HOLDBACK = "holdback"
@@ -60,7 +61,7 @@ class LiveTest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     experiment_id: str = Field(min_length=1)
-    layer: str = Field(min_length=1, description="Seed of the hash that divides traffic: the surface's name")
+    layer: str = Field(min_length=1, description="Seed of the hash that divides traffic: `Surface.layer`")
     slot: tuple[float, float] = Field(description="[low, high) of the layer's hash: `Online.slot`")
     seed: str = Field(min_length=1, description="Of the arms' hash. A replication uses a fresh one")
     coverage: float = Field(gt=0, le=1, description="Share of the slot's users who take part at first")
@@ -151,8 +152,8 @@ class ExperimentPlatform(Protocol):
     def launch(self, artifact: str, version: int, key: str) -> None:
         """Serve this artifact (a directory) to everybody outside of tests and the holdback from now on.
 
-        The first artifact that is ever launched is the surface's own production Φ, trained: the holdback sees
-        it from then on, and no later one. A rollback is a launch too.
+        Version 0 is the surface's own production Φ, trained: the holdback is served it too, and no later one.
+        Without it, the holdback keeps what served before. A rollback is a launch, with a version of its own.
         """
         ...
 
@@ -233,6 +234,10 @@ def open_platform(surface: Surface, load: Load) -> Platform:
             f"Surface {surface.name!r} has no live traffic: surface.toml lacks [online]. Add it (platform, "
             "metrics), or use the offline loop alone."
         )
-    found = load_class(_BUILT_IN.get(online.platform, online.platform), "online.platform")
-    platform: Platform = found(surface, load)
+    platform: Platform = platform_class(online.platform)(surface, load)
     return platform
+
+
+def platform_class(name: str, field: str = "online.platform") -> type[Any]:
+    """The class behind a built-in name or `module:Class`. ConfigurationError: it cannot be imported."""
+    return load_class(_BUILT_IN.get(name, name), field)

@@ -110,6 +110,11 @@ class Surface:
         return self.spec.name
 
     @property
+    def layer(self) -> str:
+        """Seed of the hash that divides the surface's users into the slots of live tests and the holdback."""
+        return f"evorank/{self.name}"
+
+    @property
     def reward_persona_off(self) -> str | None:
         """Why the reward persona is switched off here, or None where it works."""
         if self.spec.north_star is not None:
