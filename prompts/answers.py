@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Category", "Delta", "Operation", "Proposal", "Review"]
+__all__ = ["Category", "Delta", "Operation", "Proposal", "Ranking", "Review"]
 
 Category = Literal["explore", "exploit", "innovate"]
 
@@ -58,3 +58,12 @@ class Review(_Answer):
 
     verdict: Literal["accept", "revise"]
     findings: list[str] = Field(default_factory=list, description="What to change, one sentence each")
+
+
+class Ranking(_Answer):
+    """STRATEGIST: which experiments are worth live traffic most?"""
+
+    order: list[str] = Field(
+        min_length=1, max_length=10_000, description="Ids of all experiments of the pool, best first"
+    )
+    reason: str = Field(min_length=1, max_length=2000, description="Why in this order, in a sentence or two")

@@ -1,7 +1,7 @@
 """What a chat model is told: everything a prompt may show, gathered in one value before any text is written.
 
-A briefing holds data, not wording. `render` turns it into messages; nothing reaches a chat model by
-another way.
+A briefing, or the pool of a ranking, holds data, not wording. `render` turns it into messages; nothing
+reaches a chat model by another way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from evorank.model.system import LogSchema, Phi
 
-__all__ = ["Briefing", "Quota", "Role"]
+__all__ = ["Briefing", "Pool", "Quota", "Role"]
 
 
 class Role(Protocol):
@@ -68,8 +68,34 @@ class Briefing:
     """What the operator asks for; the section is left out when empty."""
     journal: Sequence[Mapping[str, Any]] = ()
     """`Attempt.model_dump()` of the surface's attempts, failures included."""
+    experiments: Sequence[Mapping[str, Any]] = ()
+    """`Experiment.model_dump()` of the surface's experiments: what live traffic said of these attempts."""
     insights: Sequence[Mapping[str, Any]] = ()
     """SQL asked before and what it returned: {"query", "table" | "error"}."""
     run: str = ""
     step: int = 0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The facts behind one ranking: experiments that are live or wait to be, and what earlier ones taught."""
+
+    persona: Role
+    surface: str
+    description: str
+    metrics: Sequence[Mapping[str, Any]]
+    """`Metric.model_dump()`: what a live test measures, in which role."""
+    places: int
+    """How many experiments can be live at once."""
+    horizon_days: int
+    """How long each of them takes."""
+    production: Phi
+    production_fingerprint: str
+    candidates: Sequence[Mapping[str, Any]]
+    """`Experiment.model_dump()` of those to rank, the first in the queue first."""
+    steering: Sequence[str] = ()
+    journal: Sequence[Mapping[str, Any]] = ()
+    """As in Briefing."""
+    experiments: Sequence[Mapping[str, Any]] = ()
+    """Those that ended, as in Briefing."""

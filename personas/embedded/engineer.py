@@ -28,9 +28,10 @@ from evorank.personas.embedded.inventions import brought, with_library
 from evorank.personas.embedded.knobs import changes, get, put
 from evorank.personas.embedded.library import LIBRARY
 from evorank.personas.embedded.lint import lint
-from evorank.personas.embedded.reading import Reading, read
+from evorank.personas.embedded.reading import Blocks, Reading
 from evorank.personas.embedded.rewards import rates_query
 from evorank.personas.embedded.search import Move, Search
+from evorank.personas.embedded.strategist import ranking
 
 __all__ = ["EmbeddedEngineer"]
 
@@ -61,7 +62,7 @@ class EmbeddedEngineer(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        answer = self._answer(read(messages))
+        answer = self._answer(Blocks(messages))
         message = AIMessage(
             json.dumps(answer, ensure_ascii=False),
             usage_metadata={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
@@ -92,7 +93,10 @@ class EmbeddedEngineer(BaseChatModel):
         with_raw: Runnable[Any, Any] = RunnableMap({"raw": self})
         return with_raw | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
-    def _answer(self, reading: Reading) -> dict[str, Any]:
+    def _answer(self, blocks: Blocks) -> dict[str, Any]:
+        if blocks.json("Call")["call"] == "rank":
+            return ranking(blocks)
+        reading = Reading(blocks)
         if reading.call == "think":
             return self._think(reading)
         if reading.call == "code":
@@ -100,7 +104,9 @@ class EmbeddedEngineer(BaseChatModel):
         if reading.call == "review":
             findings = lint(reading)
             return {"verdict": "revise" if findings else "accept", "findings": findings}
-        raise ChatModelError(f"the embedded engineer answers think, code and review, got {reading.call!r}.")
+        raise ChatModelError(
+            f"the embedded engineer answers think, code, review and rank, got {reading.call!r}."
+        )
 
     def _think(self, reading: Reading) -> dict[str, Any]:
         query = rates_query(reading) if "run_sql_query" in reading.tools else None

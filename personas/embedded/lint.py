@@ -54,9 +54,9 @@ def lint(reading: Reading) -> list[str]:
     findings = []
     for tried in reading.tried:
         if tried.phi is not None and tried.outcome != "duplicate" and same(phi, tried.phi):
-            findings.append(
-                f"Attempt {tried.line['step']} already was this Φ ({tried.outcome}). Change something else."
-            )
+            step = tried.line["step"]
+            who = f"Attempt {step}" if step is not None else f"An experiment of {tried.line['persona']}"
+            findings.append(f"{who} already was this Φ ({tried.outcome}). Change something else.")
             break
     if same(phi, reading.production):
         findings.append("The result is production itself. Change something that production does not have.")

@@ -21,7 +21,7 @@ from evorank.model.errors import ChatModelError
 from evorank.model.system import Feature, LogSchema, Phi
 from evorank.personas.embedded.inventions import restored
 
-__all__ = ["Reading", "Tried", "read"]
+__all__ = ["Blocks", "Reading", "Tried", "live_verdict", "read"]
 
 BLOCK = re.compile(
     r"^### (?P<title>[^\n]+)\n(?:(?!```|#)[^\n]*\n)*```(?:json|jsonl)\n(?P<body>.*?)^```$",
@@ -49,57 +49,109 @@ class Tried:
     def outcome(self) -> str:
         return str(self.line["outcome"])
 
+    @property
+    def lost_live(self) -> bool:
+        return live_verdict(self.line) == "lost"
+
+
+class Blocks:
+    """The fenced blocks of one prompt, by title. ChatModelError for one that is not there."""
+
+    def __init__(self, messages: Sequence[BaseMessage]) -> None:
+        text = "\n".join(message.text for message in messages)
+        self._found = {match["title"]: match["body"] for match in BLOCK.finditer(text)}
+
+    def __contains__(self, title: str) -> bool:
+        return title in self._found
+
+    def json(self, title: str) -> Any:
+        try:
+            return json.loads(self._body(title))
+        except json.JSONDecodeError as error:
+            raise ChatModelError(f"the prompt's block `{title}` is not JSON: {error}.") from None
+
+    def lines(self, title: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._body(title).splitlines() if line.strip()]
+
+    def phi(self, title: str) -> tuple[str, Phi]:
+        """The short fingerprint that follows a title, and the Φ."""
+        whole = next((name for name in self._found if name.startswith(title + " ")), title)
+        return whole.removeprefix(title + " "), dict(self.json(whole))
+
+    def _body(self, title: str) -> str:
+        if title not in self._found:
+            raise ChatModelError(
+                f"the prompt lacks the block `{title}`. Render it with evorank.prompts.render."
+            )
+        return self._found[title]
+
 
 class Reading:
-    """The facts of one prompt, by block title."""
+    """The facts of one prompt to an engineer, by block title."""
 
-    def __init__(self, blocks: Mapping[str, str]) -> None:
+    def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
-        facts = self._json("Call")
+        facts = blocks.json("Call")
         self.call: str = facts["call"]
         self.persona: str = facts["persona"]
         self.tools: list[str] = facts["tools"]
         self.step: int = facts["step"]
         self.run: str = facts["run"]
         self.run_seed: int = facts["seed"]
-        self.quotas: dict[str, dict[str, float]] = self._json("Quotas")
-        self.patchable: list[str] = self._json("Patchable")
-        self.schema: dict[str, Any] = self._json("Schema of Φ")
-        self.functions: dict[str, str] = self._json("Layer functions") if "Layer functions" in blocks else {}
-        self.production_name, self.production = self._phi("Production Φ")
-        self.base_name, self.base = self._phi("Base Φ")
-        log = self._json("Log")
+        self.quotas: dict[str, dict[str, float]] = blocks.json("Quotas")
+        self.patchable: list[str] = blocks.json("Patchable")
+        self.schema: dict[str, Any] = blocks.json("Schema of Φ")
+        self.functions: dict[str, str] = blocks.json("Layer functions") if "Layer functions" in blocks else {}
+        self.production_name, self.production = blocks.phi("Production Φ")
+        self.base_name, self.base = blocks.phi("Base Φ")
+        log = blocks.json("Log")
         self.log = LogSchema(
             tuple(Feature(**f) for f in log["features"]), log["columns"], log["training_rows"]
         )
 
     @cached_property
     def proposal(self) -> dict[str, Any]:
-        return dict(self._json("Proposal"))
+        return dict(self._blocks.json("Proposal"))
 
     @cached_property
     def findings(self) -> list[dict[str, Any]]:
         for title in ("Findings to mend", "Findings so far"):
             if title in self._blocks:
-                return list(self._json(title))
+                return list(self._blocks.json(title))
         return []
 
     @cached_property
     def previous(self) -> dict[str, Any] | None:
-        return self._json("Your previous delta") if "Your previous delta" in self._blocks else None
+        return self._blocks.json("Your previous delta") if "Your previous delta" in self._blocks else None
 
     @cached_property
     def delta(self) -> dict[str, Any]:
-        return dict(self._json("Delta"))
+        return dict(self._blocks.json("Delta"))
 
     @cached_property
     def queries(self) -> list[dict[str, Any]]:
-        return self._lines("Query results") if "Query results" in self._blocks else []
+        return self._blocks.lines("Query results") if "Query results" in self._blocks else []
 
     @cached_property
     def tried(self) -> list[Tried]:
         """The journal, best first, without those against an older production: their Φ is not known here."""
-        return [self._tried(line) for line in self._lines("Attempts") if "against" not in line]
+        return [self._tried(line) for line in self._attempts if "against" not in line]
+
+    @cached_property
+    def lost(self) -> list[list[dict[str, Any]]]:
+        """Deltas that lost in live traffic, whatever production they were tested against."""
+        deltas = [line["delta"] for line in self._attempts if live_verdict(line) == "lost"]
+        return [delta for delta in deltas if isinstance(delta, list) and delta]
+
+    @cached_property
+    def trust(self) -> float:
+        """In (0, 1]: the share of this persona's live tests that won, 1 before the first of them is read."""
+        own = [live_verdict(line) for line in self._attempts if line["persona"] == self.persona]
+        return (1 + own.count("won")) / (1 + own.count("won") + own.count("lost"))
+
+    @cached_property
+    def _attempts(self) -> list[dict[str, Any]]:
+        return self._blocks.lines("Attempts")
 
     def may_patch(self, pointer: str) -> bool:
         return any(pointer == p or pointer.startswith(p.rstrip("/") + "/") for p in self.patchable)
@@ -115,33 +167,16 @@ class Reading:
             gain = -difference if line["better_is"] == "lower" else difference
             low, high = line["interval"]
             noise = (high - low) / 2 if low is not None and high is not None else 0.0
+            if live_verdict(line) == "lost":
+                gain = min(gain, 0.0)  # people have the last word, whatever the proxy says
         return Tried(line, phi, gain, noise)
 
-    def _phi(self, title: str) -> tuple[str, Phi]:
-        for name in self._blocks:
-            if name.startswith(title + " "):
-                return name.removeprefix(title + " "), dict(self._json(name))
-        raise ChatModelError(f"the prompt lacks the block `{title}`. Render it with evorank.prompts.render.")
 
-    def _json(self, title: str) -> Any:
-        if title not in self._blocks:
-            raise ChatModelError(
-                f"the prompt lacks the block `{title}`. Render it with evorank.prompts.render."
-            )
-        try:
-            return json.loads(self._blocks[title])
-        except json.JSONDecodeError as error:
-            raise ChatModelError(f"the prompt's block `{title}` is not JSON: {error}.") from None
-
-    def _lines(self, title: str) -> list[dict[str, Any]]:
-        if title not in self._blocks:
-            raise ChatModelError(
-                f"the prompt lacks the block `{title}`. Render it with evorank.prompts.render."
-            )
-        return [json.loads(line) for line in self._blocks[title].splitlines() if line.strip()]
+def live_verdict(line: Mapping[str, Any]) -> str:
+    """`won`, `lost`, `not read` or `under way`; "" for what was never proposed for live traffic."""
+    return str((line.get("online") or {}).get("verdict", ""))
 
 
 def read(messages: Sequence[BaseMessage]) -> Reading:
     """The facts of the rendered messages. Raises ChatModelError naming the block that is missing."""
-    text = "\n".join(message.text for message in messages)
-    return Reading({match["title"]: match["body"] for match in BLOCK.finditer(text)})
+    return Reading(Blocks(messages))

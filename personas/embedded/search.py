@@ -21,7 +21,8 @@ import numpy as np
 
 from evorank.model.errors import ChatModelError
 from evorank.model.system import Phi
-from evorank.personas.embedded.knobs import Knob
+from evorank.personas.embedded.inventions import COMPONENTS
+from evorank.personas.embedded.knobs import Knob, get, same
 from evorank.personas.embedded.playbook import knobs_for, recipes_for
 from evorank.personas.embedded.reading import Reading, Tried
 from evorank.personas.embedded.surrogate import Surrogate
@@ -74,7 +75,7 @@ class Search:
         parents = [
             _Parent(t.phi, t.gain - t.noise / 4, t)
             for t in self._measured
-            if t.phi and t.gain is not None and "difference" in t.line
+            if t.phi and t.gain is not None and "difference" in t.line and not t.lost_live
         ]
         parents.append(_Parent(reading.production, 0.0, None))
         self._parents = sorted(parents, key=lambda parent: -parent.gain)
@@ -126,6 +127,8 @@ class Search:
         }
         if not self._measured:
             lacks["exploit"] = 0.0  # nothing to refine yet
+        if "exploit" in lacks:  # what the proxy praises and people do not like is not worth refining
+            lacks["exploit"] *= self._reading.trust
         weights = np.array(list(lacks.values()))
         if weights.sum() <= 0:
             return "explore"
@@ -266,7 +269,9 @@ class Search:
         return Surrogate(self._knobs, phis, gains, noise, self._rng)
 
     def _new(self, phi: Phi) -> bool:
-        return _key(phi) not in self._tried
+        if _key(phi) in self._tried:
+            return False
+        return not any(_holds(phi, delta) for delta in self._reading.lost)
 
 
 def _comparable(reading: Reading) -> list[Tried]:
@@ -287,6 +292,14 @@ def _comparable(reading: Reading) -> list[Tried]:
 
 def _stopped_early(tried: Tried) -> bool:
     return tried.outcome == "worse" and tried.gain is None
+
+
+def _holds(phi: Phi, delta: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether Φ has all the changes of a delta: that delta again, or something built upon it."""
+    uses = [
+        change for change in delta if not change["path"].startswith(COMPONENTS)
+    ]  # code does nothing unused
+    return all(same(get(phi, change["path"]), change.get("value")) for change in uses or delta)
 
 
 def _turned(knobs: Sequence[Knob], before: Phi, after: Phi) -> tuple[tuple[str, Any, Any], ...]:

@@ -146,6 +146,7 @@ class Loop:
         self.candidates.append(phi)
         self.journal.append(
             {
+                "id": f"attempt-{len(self.journal)}",
                 "step": len(self.journal),
                 "persona": self.briefing.persona.name,
                 "category": proposal.category,

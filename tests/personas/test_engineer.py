@@ -13,6 +13,7 @@ from langchain_core.output_parsers import PydanticOutputParser
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import ChatModelError, Finding
 from evorank.personas.embedded.engineer import EmbeddedEngineer
+from evorank.personas.embedded.reading import read
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal, Review
 from evorank.tools.run_sql_query import QueryResult
@@ -89,6 +90,64 @@ def test_a_training_that_was_stopped_early_is_a_warning_and_never_a_base(briefin
     assert based[0] > 0
     assert based[1] == 0
     assert answers[1] != answers[2]
+
+
+def online(attempt, result="no_launch", **more):
+    """What live traffic said of an attempt, as the journal's record of its experiment."""
+    outcome = "launch" if result == "launched" else "no_launch"
+    return {
+        "id": f"experiment-{attempt['id']}",
+        "attempt": attempt["id"],
+        "proposed_by": attempt["persona"],
+        "production": attempt["production"],
+        "changes": attempt["changes"],
+        "phase": "completed",
+        "result": result,
+        "decision": {"outcome": outcome},
+    } | more
+
+
+def test_what_lost_in_live_traffic_is_no_base_and_nothing_is_built_upon_it(briefing_of, loop):
+    run = loop(briefing_of(), rate_loss)
+    for _ in range(12):
+        run.step()
+    best = min(run.journal, key=lambda attempt: attempt["comparison"]["difference"])
+    told = briefing_of(step=12, journal=run.journal)
+    lost = replace(told, experiments=[online(best)])
+    bases = [[propose(each, seed).base for seed in range(16)] for each in (told, lost)]
+    often, never = (sum(best["fingerprint"].startswith(base) for base in each) for each in bases)
+    assert often > 0
+    assert never == 0
+    (line,) = [tried for tried in read(render.think(lost)).tried if tried.lost_live]
+    assert line.gain == 0.0, "its proxy gain is not believed"
+
+
+def test_a_change_that_lost_live_is_not_tried_on_any_later_production(trees_briefing):
+    """Only one switch may be turned, and it was turned live, against a production that is gone."""
+    attempt = {
+        "id": "a",
+        "persona": "ada",
+        "production": "gone",
+        "changes": [{"op": "replace", "path": "/trees/extra", "value": True}],
+    }
+    told = replace(trees_briefing, patchable=["/trees/extra"])
+    assert "/trees/extra" in propose(told).hypothesis
+    assert "/trees/extra" in propose(replace(told, experiments=[online(attempt, "failed")])).hypothesis
+    with pytest.raises(ChatModelError, match="tried everything"):
+        propose(replace(told, experiments=[online(attempt)]))
+
+
+def test_a_persona_whose_proxy_wins_keep_losing_live_refines_them_less(briefing_of, loop):
+    run = loop(briefing_of(), rate_loss)
+    for _ in range(10):
+        run.step()
+
+    def refines(result):
+        experiments = [online(attempt, result) for attempt in run.journal[:4]]
+        told = briefing_of(step=10, journal=run.journal, experiments=experiments)
+        return sum(propose(told, seed).category == "exploit" for seed in range(24))
+
+    assert refines("no_launch") < refines("launched") / 2
 
 
 def test_the_engineer_has_no_channel_but_the_text(briefing_of, loop):

@@ -8,7 +8,7 @@ import pytest
 
 from evorank.model.system import Feature, LogSchema
 from evorank.personas.persona import load_personas
-from evorank.prompts.briefing import Briefing, Quota
+from evorank.prompts.briefing import Briefing, Pool, Quota
 
 PHI: dict[str, Any] = {
     "optimizer": {"name": "Adagrad", "args": {"lr": 0.1}, "batch_size": 4096, "epochs": 1},
@@ -37,9 +37,80 @@ def attempt(step: int, outcome: str, difference: float | None = None, **more: An
     } | more  # fmt: skip
 
 
+METRICS = [
+    {"name": "active_days", "description": "Days with a visit.", "higher_is_better": True, "success": True,
+     "margin": None},
+    {"name": "dislike_rate", "description": "", "higher_is_better": False, "success": False, "margin": 0.05},
+]  # fmt: skip
+
+
+LAUNCH = {"outcome": "launch", "rule": "superior_and_safe", "reason": "It won, and must win twice."}
+
+
+def effect(metric: str, lift: float | None) -> dict[str, Any]:
+    low, high = (None, None) if lift is None else (lift - 0.004, lift + 0.004)
+    return {"metric": metric, "level": 0.95, "difference": 3 * (lift or 0.1), "low": -0.5, "high": 0.5,
+            "lift": lift, "lift_low": low, "lift_high": high, "p_value": 0.01}  # fmt: skip
+
+
+def experiment(
+    number: int, result: str | None = None, lift: float | None = None, **more: Any
+) -> dict[str, Any]:
+    """As Experiment.model_dump() gives it, of attempt `number`; with a lift it was read at its horizon."""
+    rule = "superior_and_safe" if result in ("launched", "superseded") else "no_superior_metric"
+    decision = {
+        "outcome": "launch" if rule == "superior_and_safe" else "no_launch",
+        "rule": rule,
+        "reason": "",
+    }
+    return {
+        "id": f"experiment-{number}", "attempt": str(number), "proposed_by": "optimizer",
+        "category": "explore", "hypothesis": f"experiment {number} should help", "production": "p" * 64,
+        "fingerprint": f"{number:02d}" * 32, "proxy": None, "replication_of": None,
+        "changes": [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.01 * number}],
+        "phase": "completed" if result else "proposed", "result": result,
+        "reason": f"why it was {result}" if result else "", "times": {"proposed": f"2026-02-{number:02d}"},
+        "plan": {"start": "2026-02-01T00:00:00", "horizon_days": 14, "metrics": METRICS}, "readings": [],
+        "effects": [] if lift is None else [effect("active_days", lift), effect("dislike_rate", -0.01)],
+        "decision": None if lift is None else decision,
+    } | more  # fmt: skip
+
+
 @pytest.fixture
 def attempt_of():
     return attempt
+
+
+@pytest.fixture
+def experiment_of():
+    return experiment
+
+
+@pytest.fixture
+def pool(briefing) -> Pool:
+    """Two places: one experiment is a week into its test, three wait, two have ended."""
+    week = {"until": "2026-02-08T00:00:00", "users": [500, 501], "failures": [],
+            "looks": [{"metric": "dislike_rate", "harm": 0.7777}]}  # fmt: skip
+    return Pool(
+        persona=load_personas()["strategist"],
+        surface="demo",
+        description=briefing.description,
+        metrics=METRICS,
+        places=2,
+        horizon_days=14,
+        production=PHI,
+        production_fingerprint="p" * 64,
+        candidates=[
+            experiment(4, phase="live", readings=[week], proxy=attempt(4, "better", -0.03)["comparison"]),
+            experiment(5, plan=None, proposed_by="reward", category="innovate",
+                       changes=[{"op": "replace", "path": "/reward/label", "value": "liked"}]),
+            experiment(6, plan=None, attempt=None, proposed_by="ada", category=None),
+            experiment(7, plan=None, replication_of="experiment-2"),
+        ],
+        steering=["Prefer cheap training."],
+        journal=briefing.journal,
+        experiments=[experiment(2, "no_launch", 0.02, decision=LAUNCH), experiment(1, "no_launch", -0.01)],
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""The journal as prompts show it: attempts and what live traffic said of them, best first, as JSON lines.
+
+What is known of a live test is its end. Before the horizon nothing of its readings enters a prompt: whoever
+acted on them would peek, and a test that is read daily breaks the error rate it promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from evorank.prompts.quoted import clipped, number, short, text
+
+__all__ = ["JOURNAL_LINES", "Record", "Verdict", "compared", "journal_lines", "live_gain", "verdict"]
+
+JOURNAL_LINES = 120
+"""Attempts shown: a journal of thousands must still fit, with room for the schema."""
+FAILURE_SHARE = 0.25
+"""Of those, the share kept for attempts that lost, were refused or failed: they say where not to go."""
+TEXT_LIMIT = 400
+VALUE_LIMIT = 1500
+
+WON = ("better", "cheaper")
+MEASURED = (*WON, "inconclusive", "equal", "worse")
+
+Verdict = Literal["won", "lost", "not read", "under way"]
+Record = Mapping[str, Any]
+
+
+class _Entry(NamedTuple):
+    attempt: Record
+    test: Record | None
+    """The experiment of this attempt, where it has one."""
+
+    @property
+    def tested(self) -> bool:
+        return self.test is not None and verdict(self.test) in ("won", "lost")
+
+
+def journal_lines(
+    journal: Sequence[Record], production: str, experiments: Sequence[Record] = ()
+) -> tuple[list[dict[str, Any]], int]:
+    """The journal's lines, best first, and how many attempts were left out.
+
+    Best first: what won live by its lift; winners of the proxy by how much they gained; what lost live,
+    whatever its proxy says; the other measured ones by difference; then what was never measured (refused,
+    failed, duplicate), newest first. Every live result is kept; of the rest the head and the newest.
+    `production` is the fingerprint deltas are against now; what was compared with another one says so in
+    `against`. An experiment without an attempt here (a person proposed it) is a line of its own.
+    """
+    entries = _entries(journal, experiments)
+    if len(entries) <= JOURNAL_LINES:
+        kept = sorted(entries, key=_rank)
+    else:
+        tested = [entry for entry in entries if entry.tested]
+        others = sorted((entry for entry in entries if not entry.tested), key=_rank)
+        room = max(0, JOURNAL_LINES - len(tested))
+        tail = int(room * FAILURE_SHARE)
+        head, rest = others[: room - tail], others[room - tail :]
+        newest = sorted(rest, key=lambda e: str(e.attempt.get("started_at", "")))[len(rest) - tail :]
+        kept = sorted([*tested, *head, *newest], key=_rank)
+    return [_line(entry, production) for entry in kept], len(entries) - len(kept)
+
+
+def verdict(experiment: Record) -> Verdict:
+    """What live traffic said: of a guardrail that broke and of a horizon that was reached, never of less."""
+    decision = experiment.get("decision") or {}
+    if decision.get("outcome") == "launch" or experiment.get("result") == "launched":
+        return "won"
+    if experiment.get("result") is None:
+        return "under way"
+    if experiment["result"] == "no_launch" or decision.get("rule") == "guardrail_broken":
+        return "lost"
+    return "not read"
+
+
+def live_gain(online: Record) -> float | None:
+    """Lift of the first success metric of a line's `online`, positive is better; None where it has none."""
+    for effect in (online.get("success") or {}).values():
+        lift = effect.get("lift")
+        return None if lift is None else -float(lift) if effect.get("better_is") == "lower" else float(lift)
+    return None
+
+
+def _entries(journal: Sequence[Record], experiments: Sequence[Record]) -> list[_Entry]:
+    """Each attempt with the experiment that says most of it: one that was read, then the latest."""
+    known = {attempt["id"] for attempt in journal if attempt.get("id")}
+    tests: dict[Any, Record] = {}
+    own = []
+    for test in sorted(experiments, key=_telling):
+        if test.get("attempt") in known:
+            tests[test["attempt"]] = test
+        else:
+            own.append(_Entry(_attempt_of(test), test))
+    return [_Entry(attempt, tests.get(attempt.get("id"))) for attempt in journal] + own
+
+
+def _telling(test: Record) -> tuple[bool, str]:
+    return verdict(test) in ("won", "lost"), str((test.get("times") or {}).get("proposed", ""))
+
+
+def _attempt_of(test: Record) -> dict[str, Any]:
+    """An experiment in the form of an attempt: what was proposed for traffic without the offline loop."""
+    return {
+        "persona": text(test.get("proposed_by"), 80),
+        "category": test.get("category"),
+        "outcome": (test.get("proxy") or {}).get("verdict", "proposed"),
+        "fingerprint": test.get("fingerprint"),
+        "base": test.get("production"),
+        "production": test.get("production"),
+        "changes": test.get("changes"),
+        "comparison": test.get("proxy"),
+        "hypothesis": test.get("hypothesis"),
+        "started_at": (test.get("times") or {}).get("proposed", ""),
+    }
+
+
+def _rank(entry: _Entry) -> tuple[int, float, float, int]:
+    attempt, test = entry
+    outcome, gain = attempt["outcome"], _gain(attempt)
+    seen = verdict(test) if test is not None else None
+    # A cheap slice can look better than any full run by luck alone: full runs come first among equals.
+    effort = 1.0 if (attempt.get("comparison") or {}).get("effort") == "slice" else 0.0
+    if test is not None and seen in ("won", "lost"):
+        tier, effort, gain = (0 if seen == "won" else 2), 0.0, live_gain(_online(test))
+    elif outcome in WON:
+        tier = 1
+    else:
+        tier = 3 if outcome in MEASURED and gain is not None else 4
+    return tier, effort, -(gain or 0.0), -int(attempt.get("step") or 0)
+
+
+def _gain(attempt: Record) -> float | None:
+    comparison = attempt.get("comparison")
+    if not comparison or comparison.get("difference") is None:
+        return None
+    sign = -1.0 if comparison.get("lower_is_better", True) else 1.0
+    return sign * float(comparison["difference"])
+
+
+def _line(entry: _Entry, production: str) -> dict[str, Any]:
+    attempt, test = entry
+    line: dict[str, Any] = {
+        "step": attempt.get("step"),
+        "persona": attempt.get("persona"),
+        "category": attempt.get("category"),
+        "outcome": attempt["outcome"],
+        "phi": short(attempt.get("fingerprint")),
+        "base": short(attempt.get("base")),
+        # A candidate that was refused has no Φ: what it tried is its patch against its base.
+        "delta": clipped(attempt.get("changes") or attempt.get("patch") or [], VALUE_LIMIT),
+    }
+    if test is not None:
+        line["online"] = _online(test)
+    if attempt.get("production") and attempt["production"] != production:
+        line["against"] = short(attempt["production"])
+    line |= compared(attempt.get("comparison"))
+    line["hypothesis"] = text(attempt.get("hypothesis"), TEXT_LIMIT)
+    line["reason"] = text(attempt.get("reason"), TEXT_LIMIT)
+    if attempt.get("findings"):
+        line["findings"] = clipped(
+            [
+                {"pointer": f.get("pointer"), "rule": text(f.get("rule"), 200)}
+                for f in attempt["findings"][:5]
+            ],
+            1000,
+        )
+    return line
+
+
+def _online(test: Record) -> dict[str, Any]:
+    """What a line says of a live test: how it ended, and the effects that its verdict was read from."""
+    seen = verdict(test)
+    line: dict[str, Any] = {"verdict": seen}
+    if test.get("result") is None:
+        line["phase"] = test.get("phase")
+    else:
+        line["result"] = test["result"]
+    if seen in ("won", "lost"):
+        metrics = {metric["name"]: metric for metric in (test.get("plan") or {}).get("metrics", ())}
+        for effect in test.get("effects") or ():
+            metric = metrics.get(effect["metric"], {"success": True})
+            role = "success" if metric.get("success") else "guardrails"
+            line.setdefault(role, {})[text(effect["metric"], 80)] = _effect(effect, metric)
+    if test.get("result") is not None:  # until then it says what is waited for
+        line["reason"] = text(test.get("reason"), TEXT_LIMIT)
+    return line
+
+
+def _effect(effect: Record, metric: Record) -> dict[str, Any]:
+    """Lift and interval; where no lift can be told, the difference in the metric's own unit."""
+    ends: Iterable[str] = ("low", "high")
+    name = "difference" if effect.get("lift") is None else "lift"
+    if name == "lift" and "lift_low" in effect:  # a platform's own estimates are of the lift only
+        ends = ("lift_low", "lift_high")
+    shown = {name: number(effect[name], 3), "interval": [number(effect[end], 3) for end in ends]}
+    return shown if metric.get("higher_is_better", True) else shown | {"better_is": "lower"}
+
+
+def compared(comparison: Record | None) -> dict[str, Any]:
+    """What a line says of a proxy comparison; {} where there is none."""
+    if not comparison:
+        return {}
+    return {
+        "metric": comparison.get("metric"),
+        "better_is": "lower" if comparison.get("lower_is_better", True) else "higher",
+        "difference": number(comparison.get("difference")),
+        "interval": [number(comparison.get("low")), number(comparison.get("high"))],
+        "effort": comparison.get("effort"),
+        "train_cost": _ratio(comparison, "train_cpu_seconds"),
+    }
+
+
+def _ratio(comparison: Record, name: str) -> float | None:
+    """Candidate over production; 0.25 = a quarter of the cost."""
+    candidate, production = comparison.get("candidate") or {}, comparison.get("production") or {}
+    if not candidate.get(name) or not production.get(name):
+        return None
+    return number(candidate[name] / production[name], 3)

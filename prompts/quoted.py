@@ -1,0 +1,48 @@
+"""Quoting for prompts: JSON of bounded length, so that no value can flood a prompt or leave its block."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["clipped", "number", "quoted", "short", "text"]
+
+
+def quoted(value: Any, indent: int | None = None) -> str:
+    """The value as JSON; line breaks in strings are escaped, so it cannot close its own fence."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def text(value: Any, limit: int) -> str:
+    """One line of at most `limit` characters; "" for None."""
+    line = " ".join(str(value or "").split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def clipped(value: Any, limit: int) -> Any:
+    """The value itself while its JSON is short enough, else its long strings cut, else a note of its size."""
+    if len(quoted(value)) <= limit:
+        return value
+    shorter = _cut(value, 300)
+    return shorter if len(quoted(shorter)) <= 2 * limit else {"omitted": f"{len(quoted(value))} characters"}
+
+
+def number(value: Any, digits: int = 5) -> float | None:
+    """To significant digits, or None for None."""
+    return None if value is None else float(f"{float(value):.{digits}g}")
+
+
+def short(fingerprint: Any) -> str | None:
+    """The first 12 characters of a fingerprint, or None."""
+    return str(fingerprint)[:12] if fingerprint else None
+
+
+def _cut(value: Any, limit: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= limit else value[: limit - 1] + "…"
+    if isinstance(value, Mapping):
+        return {key: _cut(item, limit) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cut(item, limit) for item in value]
+    return value
