@@ -33,16 +33,28 @@ class Failure(BaseModel):
     reason: str = Field(description="A sentence with the numbers and where to look")
 
 
-def sample_ratio(control: npt.ArrayLike, candidate: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """p-value of equal arms, by the chi-square test of goodness of fit with one degree of freedom [...]."""
+def sample_ratio(
+    control: npt.ArrayLike, candidate: npt.ArrayLike, share: float = 0.5
+) -> npt.NDArray[np.float64]:
+    """p-value of control having `share` of the users, equal arms by default: the chi-square test of goodness
+    of fit with one degree of freedom [...]."""
     from scipy.special import chdtrc
 
     a, b = np.asarray(control, np.float64), np.asarray(candidate, np.float64)
-    return np.asarray(chdtrc(1, (a - b) ** 2 / np.maximum(a + b, 1.0)))
+    users = a + b
+    return np.asarray(chdtrc(1, (a - share * users) ** 2 / np.maximum(users * share * (1.0 - share), 0.25)))
 
 
-def check(plan: Plan, statistics: Statistics) -> list[Failure]:
-    """All failures of one reading; empty for data that may be judged."""
+def check(
+    plan: Plan,
+    statistics: Statistics,
+    share: float = 0.5,
+    arms: tuple[str, str] = ("production", "the candidate"),
+) -> list[Failure]:
+    """All failures of one reading; empty for data that may be judged.
+
+    `share` of both arms' users were planned for control; `arms` is what the two are called in sentences.
+    """
     control, candidate = statistics.users_control, statistics.users_candidate
     exposed = control + candidate + statistics.crossed + statistics.unknown
     if exposed == 0:
@@ -64,18 +76,19 @@ def check(plan: Plan, statistics: Statistics) -> list[Failure]:
                 "assignment is not sticky.",
             )
         )
-    p = float(sample_ratio(control, candidate))
+    p = float(sample_ratio(control, candidate, share))
     if p < SRM_ALPHA:
+        planned = "equal arms" if share == 0.5 else f"arms of {share:.1%} and {1 - share:.1%}"
         found.append(
             Failure(
                 rule="sample_ratio",
-                reason=f"{control} users in production and {candidate} in the candidate cannot be equal arms "
+                reason=f"{control} users in {arms[0]} and {candidate} in {arms[1]} cannot be {planned} "
                 f"(p = {p:.2g} < {SRM_ALPHA}): exposures of one arm are lost, or logged otherwise.",
             )
         )
     for metric in plan.metrics:
-        arms = statistics.metrics[metric.name]
-        for name, arm in (("production", arms.control), ("the candidate", arms.candidate)):
+        read = statistics.metrics[metric.name]
+        for name, arm in zip(arms, (read.control, read.candidate), strict=True):
             if metric.rows_expected and arm.with_rows < COVERAGE * arm.users:
                 found.append(
                     Failure(
