@@ -26,7 +26,7 @@ class Table(nn.Module):
     def __init__(self, rows: int, width: int, scale: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(rows, width))
-        if scale:
+        if scale and not self.weight.is_meta:  # where weights are loaded, torch would draw none in Python
             nn.init.normal_(self.weight, std=scale)
         self.by_rows = False
         self.touched: tuple[Tensor, Tensor] | None = None

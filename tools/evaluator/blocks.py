@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Block:
         return self.within(mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=start), start)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"dtype": self.dtype, "shape": self.shape, "offset": self.offset}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Block:
@@ -257,7 +257,7 @@ def rows_of(features: tuple[Feature, ...], arrays: Mapping[str, npt.NDArray[Any]
 
 def schema_as_json(schema: LogSchema) -> dict[str, Any]:
     return {
-        "features": [asdict(feature) for feature in schema.features],
+        "features": [dict(vars(feature)) for feature in schema.features],
         "columns": dict(schema.columns),
         "training_rows": schema.training_rows,
     }

@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 
-__all__ = ["PARENT_DEATH", "capget", "capset", "prctl", "syscall"]
+__all__ = ["COLLAPSE", "PARENT_DEATH", "capget", "capset", "madvise", "prctl", "syscall"]
 
 PARENT_DEATH = 1
 """prctl: the signal to get when the thread that started this process ends."""
@@ -21,6 +21,8 @@ CAPABILITY_DROP = 24
 NO_NEW_PRIVILEGES = 38
 AMBIENT = 47
 AMBIENT_CLEAR = 4
+COLLAPSE = 25
+"""madvise: gather what lies in a range into huge pages, at once (Linux 6.1)."""
 
 _CAPABILITIES_V3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +42,13 @@ def prctl(option: int, *arguments: int | bytes) -> int:
     passed = [ctypes.c_ulong(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in arguments]
     passed += [ctypes.c_ulong(0)] * (4 - len(passed))
     return _checked(_libc.prctl(ctypes.c_int(option), *passed))
+
+
+def madvise(start: int, length: int, advice: int) -> None:
+    """madvise(2) on a range of addresses. OSError if it fails."""
+    _only_linux()
+    place = ctypes.c_void_p(start), ctypes.c_size_t(length)
+    _checked(_libc.madvise(*place, ctypes.c_int(advice)))
 
 
 def capset() -> None:

@@ -15,11 +15,12 @@ import errno
 import os
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from evorank.tools.evaluator import kernel
 
-__all__ = ["MACHINES", "Instruction", "install", "program"]
+__all__ = ["MACHINES", "Instruction", "install", "packed", "program"]
 
 # name: (x86-64, aarch64), None where an architecture has no such call.
 # fmt: off
@@ -76,6 +77,11 @@ DUPLICATE_AND_ASK = (0, 1, 2, 3, 1030, 1034)
 """fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS. Not F_SETOWN: it sends signals."""
 VECTOR_STATE = (0x1021, 0x1022, 0x1023)
 """arch_prctl: ask for and get the registers of AMX, which matrix kernels do when they are first used."""
+
+
+NOBODY = 0x7FFFFFFE
+"""No process has this number, and nothing else in a filter looks like it."""
+SOCK_FILTER = struct.Struct("=HBBI")
 
 
 class Instruction(NamedTuple):
@@ -170,8 +176,19 @@ def _judge(judgement: Judgement) -> list[Instruction]:
     return [*body, Instruction(RETURN, 0, 0, REFUSE | judgement.error)]
 
 
-def install(instructions: list[Instruction]) -> None:
+def packed(machine: str, pid: int, *, threads: bool) -> bytes:
+    """`program` as the kernel reads it. All but the first of a `machine` and `threads` cost next to nothing,
+    in children of the first one's process as well."""
+    return _packed(machine, threads).replace(struct.pack("=I", NOBODY), struct.pack("=I", pid))
+
+
+@cache
+def _packed(machine: str, threads: bool) -> bytes:
+    return b"".join(SOCK_FILTER.pack(*each) for each in program(machine, NOBODY, threads=threads))
+
+
+def install(packed: bytes) -> None:
     """Put the calling thread, and those it starts, under the filter for ever. Needs no-new-privileges."""
-    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     kept = ctypes.create_string_buffer(packed, len(packed))
-    kernel.prctl(SET_SECCOMP, FILTER, struct.pack("@HP", len(instructions), ctypes.addressof(kept)))
+    count = len(packed) // SOCK_FILTER.size
+    kernel.prctl(SET_SECCOMP, FILTER, struct.pack("@HP", count, ctypes.addressof(kept)))

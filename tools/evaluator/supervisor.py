@@ -102,7 +102,7 @@ class Child:
 
     def told(self) -> dict[str, Any]:
         """What it says of itself: a JSON object of at most 64 KB, {} where that cannot be read."""
-        content = os.pread(self._status, STATUS_BYTES, 0).rstrip(b"\0")
+        content = os.pread(self._status, STATUS_BYTES, 0).partition(b"\0")[0]
         try:
             found = json.loads(content)
         except (ValueError, RecursionError):
@@ -160,6 +160,7 @@ class Supervisor:
     def __init__(self, system: str, *, contained: bool, degraded: bool) -> None:
         self._system, self._contained, self._degraded = system, contained, degraded
         self._extra = _folders(system)
+        self._hidden: set[Path] = set()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._numbers = itertools.count()
@@ -175,7 +176,9 @@ class Supervisor:
 
     def require_hidden(self, data: Path) -> None:
         """LockError where candidates could read `data`: it lies among the code of the system."""
-        readable_code(self._extra, [data])
+        if data not in self._hidden:
+            readable_code(self._extra, [data])
+            self._hidden.add(data)
 
     def spawn(self, request: Mapping[str, Any], descriptors: Sequence[int], limits: Limits) -> Child:
         """A child for a job; `descriptors` are its result and its data, and stay ours to close.

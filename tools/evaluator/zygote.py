@@ -28,7 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from evorank.tools.evaluator import kernel
 from evorank.tools.evaluator.child import live
+from evorank.tools.evaluator.lock import prepare
 
 __all__ = ["receive", "send"]
 
@@ -81,37 +83,49 @@ def warm(system: str) -> None:
     for late in _late_imports(module):
         with suppress(Exception):  # it will say so itself when it is needed
             importlib.import_module(late)
-    if module.__name__.startswith("evorank."):
+    ours = module.__name__.startswith("evorank.")
+    if ours:
         _train_once()
+    prepare(threads=not ours)
     threads = len(os.listdir("/proc/self/task")) if Path("/proc/self/task").exists() else 1
     if threads > 1:
         raise RuntimeError(f"importing {name!r} starts threads; start them in its methods instead")
     gc.collect()
     gc.freeze()  # shared pages stay shared: no child's collector writes to them
+    _gather()
 
 
 def _train_once() -> None:
     """What PyTorch and the built-in ranker make when first used; the first optimizer alone costs seconds."""
     import torch
 
-    from evorank.model import train
-    from evorank.model.config import SystemConfig, default_phi
-    from evorank.model.expression import plan
+    from evorank.model import ranker
+    from evorank.model.config import default_phi
     from evorank.model.system import Feature, LogSchema, Rows
 
     torch.set_num_threads(1)
-    for path in sorted(Path(train.__file__).parent.glob("[a-z]*.py")):
+    for path in sorted(Path(ranker.__file__).parent.glob("[a-z]*.py")):
         importlib.import_module(f"evorank.model.{path.stem}")
     features = (Feature("item", "categorical", 8), Feature("past", "history", length=2, of="item"))
     codes = np.arange(128, dtype=np.int32).reshape(64, 2) % 8
     rows = Rows(features, codes[:, :1], np.empty((64, 0), np.float32), {"past": codes})
     phi = default_phi(label="click", factors={}, batch_size=16, embedding_dim=4)
+    system = ranker.NeuralRanker(LogSchema(features, {}), phi)
     for name in ("Adagrad", "Adam", "RMSprop", "SGD"):
-        config = SystemConfig.model_validate(phi | {"optimizer": {"name": name, "args": {"lr": 0.01}}})
-        planned = plan(config.architecture.layers, LogSchema(features, {}), 4, {})
-        network = train.build(planned, features, seed=0)
-        train.fit(network, config.optimizer, "bce", rows, (codes[:, 0] % 4 > 1).astype(np.float32), seed=0)
-        train.predict(train.load(planned, features, train.to_weights(network)), "bce", rows)
+        phi |= {"optimizer": phi["optimizer"] | {"name": name, "args": {"lr": 0.01}}}
+        system.cost(phi)
+        weights = system.fit(phi, rows, (codes[:, 0] % 4 > 1).astype(np.float32), seed=0)
+        system.predict(phi, weights, rows)
+
+
+def _gather() -> None:
+    """Put what this process holds into huge pages: a fork then copies an entry for 2 MB, not for 4 KB."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, rights, _, _, file, *_ = line.split()
+        if rights == "rw-p" and file == "0":
+            start, end = (int(each, 16) for each in place.split("-"))
+            with suppress(OSError):  # too small, or a kernel before 6.1: it is a matter of speed only
+                kernel.madvise(start, end - start, kernel.COLLAPSE)
 
 
 def _late_imports(module: ModuleType) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evorank.tools.evaluator import seccomp
-from evorank.tools.evaluator.seccomp import FREE, JUDGED, MACHINES, program
+from evorank.tools.evaluator.seccomp import FREE, JUDGED, MACHINES, packed, program
 
 PID = 4242
 MACHINE_NAMES = sorted(MACHINES)
@@ -224,6 +224,13 @@ def test_jumps_fit_their_bytes_and_the_program_the_kernel(machine):
     assert len(code) < 4096
     assert all(0 <= jump < 256 for each in code for jump in (each.if_true, each.if_false))
     assert code[-1].code == seccomp.RETURN
+
+
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("pid", [1, PID, 1 << 22])
+def test_a_filter_is_packed_as_its_program_whoever_asked_before(machine, pid, threads):
+    code = program(machine, pid, threads=threads)
+    assert packed(machine, pid, threads=threads) == b"".join(struct.pack("=HBBI", *each) for each in code)
 
 
 @pytest.mark.parametrize("name", MACHINE_NAMES)
