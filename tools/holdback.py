@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evorank.surfaces.online import Online
+from evorank.model.logs.sources import literal
+from evorank.surfaces.online import Metric, Online
+from evorank.surfaces.platform import HOLDBACK
 from evorank.tools.abtest.effects import Effect, effect
 from evorank.tools.abtest.plan import Plan, naive_utc
 from evorank.tools.abtest.quality import Failure, check
@@ -26,10 +28,7 @@ from evorank.tools.abtest.sufficient import collect
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["EXPERIMENT", "Audit", "audit"]
-
-EXPERIMENT = "holdback"
-"""The experiment_id of these exposures: variation 0 is the holdback, 1 the rest."""
+__all__ = ["Audit", "audit"]
 
 
 class Audit(BaseModel):
@@ -61,29 +60,37 @@ def audit(
     exposures: str,
     since: datetime,
     until: datetime,
+    first_test: datetime | None = None,
     level: float = 0.95,
 ) -> Audit:
     """Cumulative lift of the rest over the holdback from `since` (the first launch) to `until`.
 
     `exposures` and the metrics' sources resolve in `connection`, as in `abtest.sufficient.collect`; both
     arms must be exposed alike, at each user's first visit after `since`, else the sample ratio says so. A
-    user counts from that visit, which no launch can have caused. CUPED by the `online.pre_days` before
-    `since`, when both were served the same. Intervals are two-sided at `level`, each on its own.
-    ValueError: a surface without holdback, or `until` not after `since`. LogError: tables that cannot be
-    read.
+    user counts from that visit.
+
+    CUPED by the `online.pre_days` before `first_test`, when the loop had not touched anybody. Give it: tests
+    showed what was launched to many of the rest before, and a pre-period that holds a gain takes it away
+    again. None: there was no test before `since`. Intervals are two-sided at `level`, each on its own.
+
+    ValueError: a surface without holdback, or times in another order. LogError: tables that cannot be read.
     """
     if online.holdback <= 0:
         raise ValueError("the surface has no holdback: nobody is left to compare with")
     since, until = naive_utc(since), naive_utc(until)
-    if until <= since:
-        raise ValueError(f"`until` must be after the first launch, got {until} and {since}")
-    weeks = max(1, -(-(until - since) // timedelta(days=7)))
+    touched = naive_utc(first_test) if first_test is not None else since
+    if not touched <= since < until:
+        raise ValueError(
+            f"the first test, the first launch and `until` must come in this order, got {touched}, {since} "
+            f"and {until}"
+        )
+    day = timedelta(days=1)
     plan = Plan(
-        experiment_id=EXPERIMENT,
+        experiment_id=HOLDBACK,
         start=since,
-        horizon_days=7 * weeks,
-        pre_days=online.pre_days,
-        metrics=tuple(metric for metric in online.metrics if metric.success),
+        horizon_days=7 * max(1, -(-(until - since) // (7 * day))),
+        pre_days=online.pre_days + -(-(since - touched) // day) if online.pre_days else 0,
+        metrics=tuple(_without(metric, touched, since) for metric in online.metrics if metric.success),
         level=level,
     )
     statistics = collect(connection, plan, exposures, until)
@@ -96,3 +103,16 @@ def audit(
         effects=[each for each in found if each is not None],
         failures=check(plan, statistics, online.holdback, ("the holdback", "the rest")),
     )
+
+
+def _without(metric: Metric, begin: datetime, end: datetime) -> Metric:
+    """The metric without its rows of [begin, end): of whole days, where a row is a day."""
+    if begin == end:
+        return metric
+    if metric.grain == "day":
+        begin, end = (each.replace(hour=0, minute=0, second=0, microsecond=0) for each in (begin, end))
+    during = (
+        f"CAST(timestamp AS TIMESTAMP) >= TIMESTAMP {literal(str(begin))} "
+        f"AND CAST(timestamp AS TIMESTAMP) < TIMESTAMP {literal(str(end))}"
+    )
+    return metric.model_copy(update={"source": f"(SELECT * FROM {metric.source} WHERE NOT ({during}))"})

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evorank.model.data import Dataset, Period
-from evorank.model.logs.sources import explained
+from evorank.model.errors import LogError
+from evorank.model.logs.sources import explained, unknown_column
 from evorank.model.logs.sources import identifier as q
 from evorank.model.system import Rows
 
@@ -53,18 +54,23 @@ class RandomTraffic:
     """Features that are the position: rankers see every candidate at the first."""
 
     @classmethod
-    def read(cls, dataset: Dataset, period: Period, random: str, position: str) -> RandomTraffic:
-        """The rows of `period` for which the trusted SQL `random` holds; `position` may be no column of the
-        log, then every impression is a first one. LogError: `random` fails."""
+    def read(cls, dataset: Dataset, period: Period, random: str, position: str | None) -> RandomTraffic:
+        """The rows of `period` for which the trusted SQL `random` holds. `position`: a column of the log, or
+        None where every impression is a first one. LogError: `random` fails, or no such column."""
         upto, bounds = slice(0, dataset.bounds[period].stop), dataset.bounds[period]
-        known = position in dataset.schema.columns
+        if position is not None and position not in dataset.schema.columns:
+            raise LogError(
+                unknown_column("position", position, list(dataset.schema.columns))
+                + " Keep it in the log (`keep`), or say that there is none."
+            )
+        place = "0" if position is None else f"CAST({q(position)} AS BIGINT)"
         with dataset.connect(period) as connection, explained("random", list(dataset.schema.columns)):
             found = connection.execute(
                 f"SELECT row, epoch_us(time), dense_rank() OVER (ORDER BY {q(dataset.spec.item)}, day) "
-                f"AS item, {f'CAST({q(position)} AS BIGINT)' if known else '0'} AS place FROM log "
+                f"AS item, {place} AS place FROM log "
                 f"WHERE row >= {bounds.start} AND row < {bounds.stop} AND ({random}\n) ORDER BY row"
             ).fetchnumpy()
-        rows, moment, item, place = (np.ma.getdata(values).astype(np.int64) for values in found.values())
+        rows, moment, item, places = (np.ma.getdata(values).astype(np.int64) for values in found.values())
         users = np.asarray(dataset.users(upto)[rows], np.int64)
         reads = {f.name: getattr(f, "column", None) or f.name for f in dataset.spec.features}
         return cls(
@@ -74,8 +80,8 @@ class RandomTraffic:
             session=_numbers(np.stack([users, moment], axis=1)),
             item=item,
             days=np.asarray(dataset.days(upto)[rows], np.int64),
-            place=place - (place.min() if len(place) else 0),
-            positional=frozenset(name for name, column in reads.items() if known and column == position),
+            place=places - (places.min() if len(places) else 0),
+            positional=frozenset(name for name, column in reads.items() if column == position),
         )
 
     @property

@@ -54,7 +54,7 @@ def replay(
     top: int = 10,
     period: Period = "validation",
     random: str = "is_rand = 1",
-    position: str = "position",
+    position: str | None = "position",
     sessions: int = 4_000,
     seed: int = 0,
 ) -> OffPolicy:
@@ -62,12 +62,12 @@ def replay(
 
     `candidates`: how many the rankers choose from. `random`: SQL over the log, trusted, that holds for
     impressions shown at random, each candidate with the same chance. `position`: the column with the place in
-    the session; if the log has none, every impression counts as a first one. The first `top` positions count.
+    the session; None: there is none, every impression is a first one. The first `top` positions count.
     A session is the rows of one user and moment; of more than `sessions`, so many are drawn. Each ranker
     scores max(64, 2 · `candidates`) rows for each. The same arguments give the same answer.
 
     Without estimates where there is too little support, with the reason. ToolError: scores that are not
-    finite, or a reward that cannot be computed. LogError: `random` fails.
+    finite, or a reward that cannot be computed. LogError: `random` fails, or no such column.
     """
     if candidates < 2 or top < 1:
         raise ValueError(f"`candidates` must be at least 2 and `top` 1, got {candidates} and {top}")

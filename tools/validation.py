@@ -29,9 +29,10 @@ LABEL = (0.10, 0.25)
 """Change of the production label's mean, relative to it, where |z| is above Z as well."""
 Z = 3.3
 """About p = 0.001, two-sided: drift is looked for in every experiment, so 5% would cry wolf."""
-CENTRE = (0.25, 1.0)
-"""Shift of a numeric feature's mean, in its old standard deviations."""
-SPREAD = (1.25, 2.0)
+CENTRE = (0.5, 5.0)
+"""Shift of a numeric feature's mean, in its old standard deviations. Clocks (days since sign-up) move by a
+deviation or two in weeks, and are scaled anew; another unit, or another meaning, moves by more."""
+SPREAD = (1.5, 4.0)
 """Factor by which a numeric feature's standard deviation grew or shrank."""
 UNKNOWN = (0.05, 0.20)
 """Rise of the share of unknown ids (of the last day's impressions), or of missing values (of all)."""

@@ -14,13 +14,12 @@ ONLINE = Online(metrics=METRICS, holdback=0.1)
 DAYS = 21
 
 
-def serve(
-    seed: int, users: int = 3_000, lift: float = 0.0, lost: float = 0.0, share: float = 0.1, pre: int = 14
-):
-    """A launch at START that raises what those who are not held back do; exposures daily, some lost."""
+def serve(seed: int, users: int = 3_000, lift: float = 0.0, lost: float = 0.0, pre: int = 14, since: int = 0):
+    """A launch at START; what raises those who are not held back does so from day `since` on. Exposures are
+    daily, some of the holdback's lost."""
     rng = np.random.default_rng(seed)
-    rest = rng.random(users) >= share
-    columns = visits(users, -pre, DAYS, seed, lift=np.where(rest, lift, 0.0))
+    rest = rng.random(users) >= ONLINE.holdback
+    columns = visits(users, -pre, DAYS, seed, lift=np.where(rest, lift, 0.0), since=since)
     live = columns["day"] >= 0
     user, day = columns["user_id"][live], columns["day"][live]
     gone = rng.random(users) < lost * ~rest
@@ -67,6 +66,18 @@ def test_intervals_of_unequal_arms_cover_and_cuped_narrows_them():
         assert one.high - one.low < 0.8 * (without.effects[0].high - without.effects[0].low)
 
 
+def test_a_gain_that_tests_gave_before_the_launch_is_not_taken_for_a_habit():
+    tested = START - timedelta(days=14)
+    with serve(1, users=20_000, lift=0.08, pre=28, since=-14) as connection:
+        naive, found = read(connection), read(connection, first_test=tested)
+        clean = ONLINE.model_copy(update={"pre_days": 0})
+        same = [read(connection, clean, **when).effects[1] for when in ({}, {"first_test": tested})]
+    assert same[0].model_dump() == pytest.approx(same[1].model_dump())
+    assert naive.effects[0].lift_high < 0.08
+    assert found.effects[0].lift_low < 0.08 < found.effects[0].lift_high
+    assert found.effects[0].variance_reduction > 0.3
+
+
 def test_lost_exposures_of_the_holdback_are_told_and_then_nothing_is_to_be_believed():
     with serve(0, lost=0.4) as connection:
         found = read(connection)
@@ -99,5 +110,5 @@ def test_a_surface_without_holdback_and_a_launch_in_the_future_are_refused():
     with serve(0) as connection:
         with pytest.raises(ValueError, match="no holdback"):
             read(connection, ONLINE.model_copy(update={"holdback": 0.0}))
-        with pytest.raises(ValueError, match="after the first launch"):
+        with pytest.raises(ValueError, match="in this order"):
             audit(connection, ONLINE, "exposures", START, START)

@@ -4,6 +4,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from evorank.model.errors import LogError
 from evorank.model.logs.encode import encode
 from evorank.model.logs.spec import Categorical, History, LogSpec, Numeric, Split, Tokens
 from evorank.tools.random_traffic import RandomTraffic
@@ -116,8 +117,9 @@ def test_a_feature_of_user_and_item_together_is_an_obstacle(tmp_path):
 
 
 def test_without_a_column_of_positions_every_impression_is_a_first_one(tmp_path):
-    traffic = RandomTraffic.read(
-        encode(log(tmp_path, 4), tmp_path / "data"), "validation", "click = 1", "rank"
-    )
+    dataset = encode(log(tmp_path, 4), tmp_path / "data")
+    traffic = RandomTraffic.read(dataset, "validation", "click = 1", None)
     assert set(traffic.place) == {0}
     assert len(traffic.rows) < 0.6 * USERS * 3 * 4
+    with pytest.raises(LogError, match="Did you mean 'place'"):
+        RandomTraffic.read(dataset, "validation", "click = 1", "plaice")
