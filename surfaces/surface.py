@@ -44,6 +44,8 @@ __all__ = [
 
 BUILT_IN = "simulated"
 """Generated when it is first opened, so that a newcomer without a log sees the whole loop."""
+WORLDS = ("home", "watch_next", "shorts", "reserved")
+"""Made when they are first opened, each from the preset of its name (`simulated/presets.py`)."""
 
 
 class _Spec(BaseModel):
@@ -164,7 +166,8 @@ class Surface:
 
 
 def open_surface(home: Path, name: str) -> Surface:
-    """The surface `name` under `home`. "simulated" is generated when it is first opened.
+    """The surface `name` under `home`. "simulated" and those of WORLDS are made when they are first opened,
+    in seconds.
 
     ConfigurationError: no such surface (the known ones are listed), or a surface.toml that is not valid.
     """
@@ -173,8 +176,12 @@ def open_surface(home: Path, name: str) -> Surface:
         from evorank.surfaces.simulated.generate import create
 
         return create(home)
+    if not path.exists() and name in WORLDS:
+        from evorank.surfaces.simulated.create import create as create_world
+
+        return create_world(home, name, name)
     if not path.exists():
-        known = list_surfaces(home)
+        known = sorted({*list_surfaces(home), *WORLDS})
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigurationError(

@@ -24,8 +24,11 @@ GLOB = "log/day=*.parquet"
 """What `LogSpec.path` names, relative to the surface's folder."""
 
 
-def replay(directory: Path, sink: LogSink, after: datetime.date | None = None) -> None:
-    """Let `sink` hear the days in `directory` again that come `after` a day, the pending one included.
+def replay(
+    directory: Path, sink: LogSink, after: datetime.date | None = None, before: datetime.date | None = None
+) -> None:
+    """Let `sink` hear the days in `directory` again that come `after` a day and `before` another, the pending
+    one included.
 
     For what must be up to date in a new process: the histories of a live encoder, the rates of `Counting`.
     """
@@ -33,7 +36,7 @@ def replay(directory: Path, sink: LogSink, after: datetime.date | None = None) -
         _day(file): file for folder in ("", "pending") for file in (directory / folder).glob("day=*.parquet")
     }
     for day, file in sorted(files.items()):
-        if after is not None and day <= after:
+        if (after is not None and day <= after) or (before is not None and day >= before):
             continue
         with sources.connect() as connection, sources.explained("simulated log"):
             found = connection.execute(

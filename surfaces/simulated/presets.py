@@ -38,6 +38,8 @@ class Preset:
     parameters: WorldParameters
     features: tuple[FeatureSpec, ...]
     production: Phi
+    enough_s: int
+    """Satisfied seconds of a user's day, beyond which more do not count: about the eighth decile."""
 
     def surface(self, name: str) -> SurfaceSpec:
         """The surface over the daily files of `LogWriter` in the folder `log` beside surface.toml."""
@@ -51,7 +53,7 @@ class Preset:
                 time="time_ms",
                 time_unit="ms",
                 signals=list(SIGNALS),
-                keep=["is_rand", "propensity", "arm"],
+                keep=["is_rand", "propensity", "arm", "position"],
                 features=list(self.features),
             ),
             north_star=active_days("user_id", 7),
@@ -98,6 +100,7 @@ PRESETS: Mapping[str, Preset] = {
         production=default_phi(
             factors=_CLICKED | _WATCHED, label="clicked * (0.7 + 0.3 * watched)", batch_size=1024
         ),
+        enough_s=60,
     ),
     "watch_next": Preset(
         description="What to play after the video just watched, whose topic is `current_tag`. Videos "
@@ -133,6 +136,7 @@ PRESETS: Mapping[str, Preset] = {
             batch_size=1024,
             embedding_dim=8,
         ),
+        enough_s=360,
     ),
     "shorts": Preset(
         description="A stream of very short videos that play by themselves; a click means that the video was "
@@ -181,6 +185,7 @@ PRESETS: Mapping[str, Preset] = {
             label="0.8 * clicked + 0.2 * liked",
             batch_size=2048,
         ),
+        enough_s=50,
     ),
     "reserved": Preset(
         description="A page of videos in two tabs, with proportions of its own.",
@@ -217,5 +222,6 @@ PRESETS: Mapping[str, Preset] = {
         production=default_phi(
             factors=_CLICKED | _WATCHED, label="clicked * (0.8 + 0.2 * watched)", batch_size=512
         ),
+        enough_s=40,
     ),
 }

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -224,22 +228,21 @@ class World:
     @classmethod
     def open(cls, path: Path) -> World:
         """The world that `save` wrote, before the day that followed. ConfigurationError if none."""
-        import tomllib
-
-        try:
-            with np.load(path, allow_pickle=False) as saved:
-                toml = saved["parameters"].tobytes().decode()
-                seed, day, first = map(int, saved["identity"])
-                world = cls(WorldParameters.model_validate(tomllib.loads(toml)), seed, first)
-                world.day = day
-                world.videos.advance_to(day)
-                for name in ("taste", "satisfaction", "fatigue"):
-                    getattr(world.people, name)[...] = saved[name]
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigurationError(
-                f"{path} is not a saved world ({type(error).__name__}: {error})."
-            ) from error
+        with _saved(path) as saved:
+            seed, day, first = map(int, saved["identity"])
+            world = cls(_parameters(saved), seed, first)
+            world.day = day
+            world.videos.advance_to(day)
+            for name in ("taste", "satisfaction", "fatigue"):
+                getattr(world.people, name)[...] = saved[name]
         return world
+
+    @staticmethod
+    def saved_date(path: Path) -> datetime.date:
+        """The day that a saved world lives next, without opening it. ConfigurationError if none."""
+        with _saved(path) as saved:
+            parameters = _parameters(saved)
+            return parameters.begin + datetime.timedelta(days=int(saved["identity"][1]))
 
     def copy(self) -> World:
         """The same world, to be continued differently."""
@@ -249,3 +252,17 @@ class World:
         for name in ("taste", "satisfaction", "fatigue"):
             getattr(twin.people, name)[...] = getattr(self.people, name)
         return twin
+
+
+@contextmanager
+def _saved(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """The arrays of a file that `save` wrote, read when asked for."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            yield saved
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ConfigurationError(f"{path} is not a saved world ({type(error).__name__}: {error}).") from error
+
+
+def _parameters(saved: Mapping[str, npt.NDArray[Any]]) -> WorldParameters:
+    return WorldParameters.model_validate(tomllib.loads(saved["parameters"].tobytes().decode()))

@@ -85,7 +85,8 @@ def test_an_unknown_surface_lists_the_known_ones(tmp_path: Path):
     save_surface(tmp_path, spec_of())
     with pytest.raises(ConfigurationError) as caught:
         open_surface(tmp_path, "shob")
-    assert "must be one of ['shop', 'simulated'], got 'shob'. Did you mean 'shop'?" in str(caught.value)
+    assert "'shop', 'shorts', 'simulated', 'watch_next'], got 'shob'." in str(caught.value)
+    assert "Did you mean 'shop'?" in str(caught.value)
     assert caught.value.exit_code == 2
     assert list_surfaces(tmp_path) == ["shop", "simulated"]
 
