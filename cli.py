@@ -50,6 +50,12 @@ class Where(StrEnum):
     ray = "ray"
 
 
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class Layout(StrEnum):
     movielens = "movielens"
     kuairand = "kuairand"
@@ -103,6 +109,13 @@ def run(
         int | None,
         typer.Option(min=1, max=4096, help="Training processes. Default: the cores.", show_default=False),
     ] = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(
+            help="Where to compute: cpu, cuda, or auto, a GPU where one can be used. Default: auto.",
+            show_default=False,
+        ),
+    ] = None,
     allow_degraded: Annotated[
         bool | None,
         typer.Option(
@@ -139,6 +152,7 @@ def run(
             "executor": executor.value if executor else None,
             "address": address,
             "workers": workers,
+            "device": device.value if device else None,
             "allow_degraded": allow_degraded or None,
             "home": str(home) if home else None,
         }

@@ -34,6 +34,7 @@ from evorank.surfaces.surface import Surface, open_surface
 from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
 from evorank.tools.evaluator.executor import Executor
+from evorank.tools.evaluator.gpu import DeviceName
 from evorank.tools.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class Context(BaseModel):
     )
     workers: int | None = Field(
         default=None, ge=1, le=4096, description="Training processes; empty: one per core"
+    )
+    device: DeviceName = Field(
+        default="auto",
+        description="Where candidates compute: cpu, cuda, or auto (a GPU where one can be used)",
     )
     allow_degraded: bool = Field(
         default=False, description="Train also where the lock around candidates' code is not whole"
@@ -246,7 +251,7 @@ def open_session(context: Context) -> Session:
             if context.chat_model is None and context.model is not None:
                 chat_model(context.model, 0)  # a wrong name is told now, not after the log is encoded
             if context.pool is None:  # and so is what cannot train
-                require_executor(context.executor, context.address)
+                require_executor(context.executor, context.address, **_lock_and_device(context))
             surface = open_surface(home, context.surface)
             executor = context.pool or _executor(context)
             bench: Workbench = _share(
@@ -261,11 +266,16 @@ def open_session(context: Context) -> Session:
 
 def _executor(context: Context) -> Executor:
     asked = (context.executor, context.address, context.workers)
+    more = _lock_and_device(context)
 
     def make() -> Executor:
-        return open_executor(*asked, allow_degraded=context.allow_degraded)
+        return open_executor(*asked, **more)
 
-    return _share(("pool", asked, context.allow_degraded), make, lambda made: made.close())
+    return _share(("pool", asked, *more.values()), make, lambda made: made.close())
+
+
+def _lock_and_device(context: Context) -> dict[str, Any]:
+    return {"device": context.device, "allow_degraded": context.allow_degraded}
 
 
 def _share(key: object, make: Callable[[], Made], close: Callable[[Made], None]) -> Made:

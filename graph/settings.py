@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
 from evorank.tools.evaluator.choose import ExecutorName, require_executor
+from evorank.tools.evaluator.gpu import DeviceName, choose_device
 
 if TYPE_CHECKING:
     from evorank.surfaces.platform import Ranker
@@ -48,6 +49,7 @@ class Settings(BaseSettings):
     executor: ExecutorName = Field("local", description="Where candidates are trained: local or ray")
     address: str | None = Field(None, description="Ray cluster as HOST:PORT or auto; none: start Ray here")
     workers: int | None = Field(None, ge=1, le=4096, description="Training processes; none: the cores")
+    device: DeviceName = Field("auto", description="Where to compute: cpu, cuda, or auto")
     allow_degraded: bool = Field(False, description="Train also where the lock is not whole")
 
     @classmethod
@@ -85,7 +87,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
 
 def health(settings: Settings) -> list[dict[str, Any]]:
     """What `doctor` says: one row per thing that a run needs, with what to mend."""
-    checks = (_python, _packages, _home, _chat_model, _surface, _executor, _lock)
+    checks = (_python, _packages, _home, _chat_model, _surface, _executor, _lock, _device)
     results = []
     for check in checks:
         try:
@@ -204,3 +206,12 @@ def _lock(settings: Settings) -> str:
         f"degraded: candidates cannot be locked up here; {missing}. A run needs Linux 5.13 or later on "
         "x86-64 or aarch64, or --allow-degraded where every model that proposes code is trusted."
     )
+
+
+def _device(settings: Settings) -> str:
+    """Where candidates would compute, and why; tried out where there is a GPU."""
+    if settings.executor == "ray" and settings.device != "cuda":
+        return "the CPU of each node"
+    if settings.executor == "ray":
+        return "cuda on each node, which tries it when a run starts"
+    return choose_device(settings.device, allow_degraded=settings.allow_degraded).why

@@ -136,7 +136,7 @@ class RowwiseAdagrad(RowAdagrad):
     """
 
     def _start(self, weight: Tensor, value: float) -> Tensor:
-        return torch.full((len(weight), 1), value)
+        return weight.new_full((len(weight), 1), value)
 
     def _squares(self, gradient: Tensor) -> Tensor:
         return gradient.square().mean(1, keepdim=True)

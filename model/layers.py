@@ -29,7 +29,9 @@ __all__ = [
     "Site",
     "Value",
     "columns",
+    "keep",
     "mean",
+    "moved",
     "offsets",
 ]
 
@@ -51,6 +53,13 @@ class Batch:
     codes: Tensor
     numeric: Tensor
     histories: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def on(self, device: str) -> Batch:
+        """The same rows there."""
+        if device == "cpu":
+            return self
+        past = {name: moved(codes, device) for name, codes in self.histories.items()}
+        return Batch(moved(self.codes, device), moved(self.numeric, device), past)
 
 
 Function: TypeAlias = Callable[..., Value]
@@ -143,13 +152,20 @@ class _Residual(nn.Module):
 class _Wide(nn.Module):
     """bias + sum of one weight per id + numerics · weights: [B, 1]. Source: Cheng et al. 2016, 1606.07792."""
 
+    columns: Tensor | None
+    numeric_columns: Tensor | None
+    offsets: Tensor
+
     def __init__(self, named: tuple[Feature, ...], features: tuple[Feature, ...]) -> None:
         super().__init__()
         ids = [f for f in named if f.kind == "categorical"]
         numbers = [f for f in named if f.kind == "numeric"]
-        self.columns = columns(ids, [f for f in features if f.kind == "categorical"])
-        self.numeric_columns = columns(numbers, [f for f in features if f.kind == "numeric"])
-        self.offsets = offsets([f.size for f in ids])
+        keep(
+            self,
+            columns=columns(ids, [f for f in features if f.kind == "categorical"]),
+            numeric_columns=columns(numbers, [f for f in features if f.kind == "numeric"]),
+            offsets=offsets([f.size for f in ids]),
+        )
         self.table = Table(sum(f.size for f in ids), 1, 0.0) if ids else None
         self.linear = nn.Parameter(torch.zeros(len(numbers))) if numbers else None
         self.bias = nn.Parameter(torch.zeros(1))
@@ -201,6 +217,17 @@ def columns(named: list[Feature], kind: list[Feature]) -> Tensor | None:
     if named == kind:
         return None
     return torch.tensor([kind.index(f) for f in named], dtype=torch.int64, device="cpu")
+
+
+def moved(tensor: Tensor, device: str) -> Tensor:
+    """A copy of a tensor of the CPU; a GPU fetches it from pinned memory while the CPU goes on."""
+    return (tensor.pin_memory() if device == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def keep(module: nn.Module, **tensors: Tensor | None) -> None:
+    """Tensors that move with a module to its device and are no part of its weights."""
+    for name, tensor in tensors.items():
+        module.register_buffer(name, tensor, persistent=False)
 
 
 def offsets(sizes: list[int]) -> Tensor:

@@ -22,6 +22,7 @@ from evorank.model.layers import (
     Site,
     Value,
     columns,
+    keep,
     mean,
     offsets,
 )
@@ -35,6 +36,9 @@ Step: TypeAlias = Callable[[Batch, Scope], Any]
 
 class RankingNetwork(nn.Module):
     """Batch -> logits float32 [B]: higher means a higher expected label."""
+
+    _columns: Tensor | None
+    _offsets: Tensor
 
     def __init__(
         self,
@@ -56,8 +60,8 @@ class RankingNetwork(nn.Module):
         self.table = Table(sum(sizes), plan.embedding_dim, EMBEDDING_STD) if sizes else None
         ids = [f for f in plan.features if f.kind == "categorical"]
         self._ids = [f.name for f in ids]
-        self._columns = columns(ids, [f for f in features if f.kind == "categorical"])
-        self._offsets = torch.tensor([starts[table_of(f)] for f in ids], dtype=torch.int64, device="cpu")
+        first = torch.tensor([starts[table_of(f)] for f in ids], dtype=torch.int64, device="cpu")
+        keep(self, _columns=columns(ids, [f for f in features if f.kind == "categorical"]), _offsets=first)
         self._histories = {f.name: starts[table_of(f)] for f in plan.features if f.kind == "history"}
         self._numeric = [f.name for f in features if f.kind == "numeric"]
         self.functions = nn.ModuleDict()

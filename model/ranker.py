@@ -1,4 +1,5 @@
-"""The built-in ranking system: a Φ of optimizer, architecture and reward, trained by PyTorch on one thread.
+"""The built-in ranking system: a Φ of optimizer, architecture and reward, trained by PyTorch on one thread
+or on a GPU.
 
 Joins the parts: `config` says what is valid, `network` what is built, `train` how it is fitted. A Φ that
 brings components is checked anywhere by reading them; it is trained and scored only where they may run.
@@ -42,6 +43,8 @@ class NeuralRanker:
         """`production` None: the paper's starting point on the first numeric column of the log."""
         self._log = log
         self._production = copy.deepcopy(production) if production is not None else _default(log)
+        self.device = "cpu"
+        """Where `fit` and `predict` compute: cpu or cuda. Φ's components are tried on the CPU in any case."""
         self._lock = threading.Lock()
         self._loaded: tuple[str, Weights, SystemConfig, RankingNetwork] | None = None
 
@@ -123,7 +126,7 @@ class NeuralRanker:
         code, planned = self._prepared(config, trial=True)
         with component_code.blaming():
             network = train.build(planned, self._log.features, seed, code)
-            train.fit(network, config.optimizer, config.reward.loss, rows, labels, seed, code)
+            train.fit(network, config.optimizer, config.reward.loss, rows, labels, seed, code, self.device)
         return train.to_weights(network)
 
     def predict(self, phi: Phi, weights: Weights, rows: Rows) -> Float32:
@@ -139,11 +142,11 @@ class NeuralRanker:
                 config = parse_config(phi, self._log, reward=False)
                 code, planned = self._prepared(config)
                 with component_code.blaming():
-                    network = train.load(planned, self._log.features, weights, code)
+                    network = train.load(planned, self._log.features, weights, code).to(self.device)
                 self._loaded = (key, weights, config, network)
             _, _, config, network = self._loaded
             with component_code.blaming():
-                return train.predict(network, config.reward.loss, rows)
+                return train.predict(network, config.reward.loss, rows, self.device)
 
     def _prepared(self, config: SystemConfig, trial: bool = False) -> tuple[Code, Plan]:
         """Φ's components, loaded, and the plan of its network; with `trial` they are tried first.

@@ -133,7 +133,9 @@ class RankingSystem(Protocol):
     """A trainable ranker whose whole configuration is a JSON document Φ.
 
     A class is named in `surface.toml` as `module:Class` and is built as `Class(log, production)`, where
-    `log` is a `LogSchema` and `production` the surface's production Φ or None for the class's default.
+    `log` is a `LogSchema` and `production` the surface's production Φ or None for the class's default. One
+    that can compute on a GPU has an attribute `device`: the evaluator sets it to "cpu" or "cuda" before `fit`
+    and `predict`.
     """
 
     def __init__(self, log: LogSchema, production: Phi | None = None) -> None: ...

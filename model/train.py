@@ -1,4 +1,4 @@
-"""Fit and score the ranking network on one thread: preloaded rows in, trained weights or predictions out.
+"""Fit and score the ranking network on one thread or a GPU: preloaded rows in, weights or predictions out.
 
 Deterministic: initial weights and dropout depend on the seed, the order of rows on (seed, number of rows)
 alone, so that two Φ are compared on the same order. Rows may be memory-mapped and larger than memory: only
@@ -8,6 +8,7 @@ a batch is ever copied. Limit: nothing here measures quality; `tools/metrics.py`
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evorank.model.errors import ToolError
+from evorank.model.layers import moved
 from evorank.model.network import Batch, RankingNetwork
 from evorank.model.progress import REPORTS, report
 from evorank.model.schedules import schedule_factor
@@ -31,7 +33,17 @@ if TYPE_CHECKING:
     from evorank.model.expression import Plan
     from evorank.model.system import Feature
 
-__all__ = ["batches", "build", "fit", "load", "one_thread", "predict", "steps_of", "to_weights"]
+__all__ = [
+    "batches",
+    "build",
+    "fit",
+    "load",
+    "one_thread",
+    "predict",
+    "repeatable",
+    "steps_of",
+    "to_weights",
+]
 
 WINDOW = 1 << 22
 """Rows shuffled together. Up to this many the order is a uniform permutation."""
@@ -65,18 +77,34 @@ def _drawing(seed: int | None = None) -> Iterator[None]:
     """torch's generator from `seed` on, or from where it is; afterwards it is as it was.
 
     Not `fork_rng` and `manual_seed`: these ask after every kind of device there might be, and keep a stack
-    trace for each, 2 ms in a process that has just been forked. A GPU in use is seeded, too.
+    trace for each, 2 ms in a process that has just been forked. What a GPU draws is seeded by `repeatable`.
     """
     generator = torch.default_generator
     state = generator.get_state()
     if seed is not None:
         generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(seed)
     try:
         yield
     finally:
         generator.set_state(state)
+
+
+@contextmanager
+def repeatable(device: str, seed: int = 0) -> Iterator[None]:
+    """On a GPU: algorithms that give the same bits each time and no others (torch raises RuntimeError where
+    it has none), and dropout from `seed`. On the CPU every algorithm used is of this kind."""
+    if device == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is refused
+    before = torch.get_deterministic_debug_mode()
+    # Not `use_deterministic_algorithms`: it imports torch's compiler, which a locked process cannot.
+    torch.set_deterministic_debug_mode("error")
+    torch.cuda.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def build(plan: Plan, features: tuple[Feature, ...], seed: int, code: Code | None = None) -> RankingNetwork:
@@ -124,8 +152,8 @@ def _order(rows: int, seed: int, epoch: int) -> Iterator[npt.NDArray[Any]]:
 class _Cutter:
     """Cuts batches out of rows, and checks codes: a packed table would read a neighbour's vector."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    def __init__(self, rows: Rows, device: str) -> None:
+        self.rows, self.device = rows, device
         plain = np.asarray  # a memmap's methods are slower than an array's, and the pages are the same
         self.categorical, self.numeric = plain(rows.categorical), plain(rows.numeric)
         self.histories = {name: plain(codes) for name, codes in rows.histories.items()}
@@ -146,7 +174,7 @@ class _Cutter:
             torch.from_numpy(codes).long(),
             torch.from_numpy(_some(self.numeric, index)),
             {name: torch.from_numpy(past).long() for name, past in histories.items()},
-        )
+        ).on(self.device)
 
     def _complain(self, codes: npt.NDArray[np.int32]) -> None:
         for number, feature in enumerate(self.rows.of_kind("categorical")):
@@ -172,8 +200,9 @@ def fit(
     labels: Float32,
     seed: int,
     code: Code | None = None,
+    device: str = "cpu",
 ) -> None:
-    """Train `network` in place on `rows` and `labels` float32 [n].
+    """Train `network` in place on `rows` and `labels` float32 [n]; afterwards it is on `device`.
 
     Raises ToolError for labels that do not fit the loss, and for a loss or weights that stop being finite.
     """
@@ -181,8 +210,8 @@ def fit(
         raise ToolError(f"cannot train on {len(rows)} rows with {len(labels)} labels.")
     _check_labels(labels, loss)
     steps = steps_of(len(rows), optimizer.batch_size, optimizer.epochs)
-    with one_thread(), _drawing(seed):
-        _loop(network, optimizer, _LOSSES[loss], _Cutter(rows), np.asarray(labels), steps, seed, code)
+    with one_thread(), _drawing(seed), repeatable(device, seed):
+        _loop(network, optimizer, _LOSSES[loss], _Cutter(rows, device), np.asarray(labels), steps, seed, code)
 
 
 def _loop(
@@ -197,7 +226,7 @@ def _loop(
 ) -> None:
     table = optimizer.embedding
     updates = Updates(
-        network,
+        network.to(cut.device),
         optimizer.name,
         optimizer.args,
         (table.name, table.args) if table else None,
@@ -212,10 +241,10 @@ def _loop(
     seen, since, total = 0, 0, 0.0
     network.train()
     for step, index in enumerate(batches(len(labels), optimizer.batch_size, steps, seed)):
-        target = torch.from_numpy(labels.take(index))
+        target = moved(torch.from_numpy(labels.take(index)), cut.device)
         updates.scale(schedule_factor(schedule.name, schedule.args, step, steps, own))
         updates.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(cut.device, torch.bfloat16, enabled=half):
             logits = network(cut(index))
         loss = loss_of(logits, target)
         value = float(loss.detach())
@@ -253,22 +282,25 @@ def _check_labels(labels: Float32, loss: Loss) -> None:
         )
 
 
-def predict(network: RankingNetwork, loss: Loss, rows: Rows) -> Float32:
-    """Expected label of each row, float32 [n]: sigmoid of the logit for bce, the output itself otherwise."""
+def predict(network: RankingNetwork, loss: Loss, rows: Rows, device: str = "cpu") -> Float32:
+    """Expected label of each row, float32 [n]: sigmoid of the logit for bce, the output itself otherwise.
+
+    `device` is where the network is.
+    """
     scores = np.empty(len(rows), dtype=np.float32)
-    cut = _Cutter(rows)
+    cut = _Cutter(rows, device)
     network.eval()
-    with one_thread(), torch.inference_mode():
+    with one_thread(), repeatable(device), torch.inference_mode():
         for start in range(0, len(rows), SCORED_AT_ONCE):
             part = slice(start, start + SCORED_AT_ONCE)
             logits = network(cut(part))
-            scores[part] = (logits.sigmoid() if loss == "bce" else logits).numpy()
+            scores[part] = (logits.sigmoid() if loss == "bce" else logits).cpu().numpy()
     return scores
 
 
 def to_weights(network: RankingNetwork) -> dict[str, npt.NDArray[Any]]:
     """The network's parameters by name, float32, and the buffers of its components."""
-    return {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
 def load(

@@ -228,6 +228,7 @@ class Workbench:
                 "score": [score.start, score.stop],
                 "system": self._system_name,
                 "source": self._source,
+                "device": self.executor.device,
             }
         )
 

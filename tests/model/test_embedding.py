@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evorank.model.embedding import RowwiseAdagrad, Table
+from evorank.model.embedding import RowAdagrad, RowwiseAdagrad, Table
 from evorank.model.updates import Updates
 
 ROWS, WIDTH = 30, 4
@@ -95,3 +95,9 @@ def test_a_table_gives_the_same_vectors_either_way():
     assert torch.equal(table(codes), whole)
     assert table.touched is not None
     assert table.touched[0].tolist() == [0, 3, 8]
+
+
+@pytest.mark.parametrize("rule", [RowAdagrad, RowwiseAdagrad])
+def test_what_a_rule_remembers_is_where_the_table_is(rule):
+    table = Table(5, 3, 0.0).to("meta")
+    assert [each.device.type for each in rule([table], lr=0.1).sums] == ["meta"]

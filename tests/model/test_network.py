@@ -209,3 +209,19 @@ def test_a_binding_shares_its_weights_and_equal_text_does_not():
     shared = network("h + h", h="dense(inputs, 4)")[0]
     apart = network("dense(inputs, 4) + dense(inputs, 4)")[0]
     assert apart.dense_parameters - shared.dense_parameters == shared.bindings[0].parameters
+
+
+@pytest.mark.parametrize("output", EVERY_FUNCTION.values(), ids=EVERY_FUNCTION)
+def test_a_network_that_moves_to_another_device_leaves_nothing_behind(output):
+    """`meta` plays the other device: it computes shapes, and needs no GPU."""
+    _, made = network(output)
+    names, here = set(made.state_dict()), made(batch())
+    made.to("meta")
+    held = [value for module in made.modules() for value in vars(module).values()]
+    assert not any(isinstance(value, torch.Tensor) for value in held)
+    assert {each.device.type for each in (*made.parameters(), *made.buffers())} <= {"meta"}
+    assert set(made.state_dict()) == names
+    there = batch().on("meta")
+    assert {each.device.type for each in (there.codes, there.numeric, *there.histories.values())} == {"meta"}
+    logits = made(there)
+    assert (logits.device.type, logits.shape) == ("meta", here.shape)

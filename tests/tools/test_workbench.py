@@ -81,11 +81,10 @@ def test_where_one_training_fails_the_error_says_what_all_of_them_cost(counted):
     bench, jobs = counted
     wanted = [({"lr": 0.5, "burn": 0.3}, 0), ({"lr": 0.5, "burn": 0.2, "fault": "nan"}, 0)]
     with pytest.raises(ToolError, match="not finite") as told:
-        bench.evaluate_many([*wanted, ({"lr": 0.5, "burn": 60.0}, 0)])
-    assert len(jobs) == 3
-    kept = bench.evaluate_many(wanted[:1])[0]
-    spent = 0.2 + (kept.train_cpu_seconds if kept.cached else 0.0)
-    assert spent <= told.value.cpu_seconds < 60
+        bench.evaluate_many([*wanted, ({"lr": 0.5, "burn": 0.3}, 1), ({"lr": 0.5, "burn": 0.3}, 2)])
+    assert len(jobs) == 4
+    kept = [bench.cache.load(bench._key({"lr": 0.5, "burn": 0.3}, seed, "full")) for seed in range(3)]
+    assert told.value.cpu_seconds >= 0.2 + sum(each.train_cpu_seconds for each in kept if each)
 
 
 def test_a_training_that_ended_before_another_one_failed_is_kept(counted, pool):
@@ -121,6 +120,16 @@ def test_another_source_of_the_system_is_another_entry(counted, monkeypatch):
     monkeypatch.setitem(bench.__dict__, "_source", "edited")
     bench.evaluate({"lr": 0.5}, seed=0)
     assert len(jobs) == 2
+
+
+def test_another_device_is_another_entry_for_both_arms(counted):
+    bench, jobs = counted
+    bench.evaluate_many([({"lr": 0.5}, 0), (bench.production, 0)])
+    bench.executor.device = "cuda"  # as a pool on a GPU would say; what computes here is the same CPU
+    assert not any(each.cached for each in bench.evaluate_many([({"lr": 0.5}, 0), (bench.production, 0)]))
+    assert len(jobs) == 4
+    bench.executor.device = "cpu"
+    assert bench.evaluate({"lr": 0.5}, 0).cached
 
 
 def test_a_damaged_entry_is_ignored_and_written_again(counted):

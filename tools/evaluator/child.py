@@ -29,7 +29,7 @@ import numpy as np
 from evorank.model.errors import EvorankError
 from evorank.model.progress import install
 from evorank.model.system import Float32, LogSchema, RankingSystem, Rows, Weights
-from evorank.tools.evaluator import blocks
+from evorank.tools.evaluator import blocks, gpu
 from evorank.tools.evaluator.curves import REGION, Writer
 from evorank.tools.evaluator.lock import Limits, lock
 
@@ -68,11 +68,14 @@ def live(
         os.environ.clear()
         os.write(begun, BEGUN.pack(time.process_time(), time.monotonic()))
         _keep(status, result)
+        devices = gpu.devices() if request["device"] == "cuda" else []
+        own = [Path(path) for path in OWN_LIMITS if os.path.exists(path)]
         lock(
             Limits(**request["limits"]),
-            readable=[*readable, *(Path(path) for path in OWN_LIMITS if os.path.exists(path))],
+            readable=[*readable, *own, *(gpu.read_by_cuda() if devices else [])],
             threads=request["threads"],
             degraded=request["degraded"],
+            devices=devices,
         )
         if os.getppid() == parent:  # else it died before the lock tied us to it
             code = _run(do)
@@ -161,8 +164,11 @@ def _system(request: dict[str, Any], schema: LogSchema) -> RankingSystem:
 
         component_code.allow()
     module, _, name = request["system"].partition(":")
-    system: RankingSystem = getattr(sys.modules[module], name)(schema, request["production"])
-    return system
+    system: Any = getattr(sys.modules[module], name)(schema, request["production"])
+    if hasattr(system, "device"):
+        system.device = request["device"]
+    made: RankingSystem = system
+    return made
 
 
 # --------------------------------------------------------------------------- the kinds of job

@@ -19,6 +19,7 @@ from evorank.model.errors import EvorankError, Finding, ToolError
 from evorank.model.system import Float32, Loss, Phi
 
 if TYPE_CHECKING:
+    from evorank.tools.evaluator.gpu import Device
     from evorank.tools.evaluator.scorer import Scorer
 
 __all__ = ["Checked", "Evaluation", "Executor", "Job", "Pool", "Task"]
@@ -88,6 +89,9 @@ class Checked:
 
 class Executor(Protocol):
     """Runs jobs somewhere. Safe to use from several threads."""
+
+    device: Device
+    """Where it trains and scores: another device, another cache entry, since its sums differ by rounding."""
 
     def submit(self, job: Job) -> str:
         """Queue a job; returns its id at once."""

@@ -18,7 +18,7 @@ __all__ = ["restrict", "version"]
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 ASK_VERSION = 1
 PATH_BENEATH = 1
-READ_FILE, READ_DIRECTORY = 1 << 2, 1 << 3
+WRITE_FILE, READ_FILE, READ_DIRECTORY, ASK_DEVICE = 1 << 1, 1 << 2, 1 << 3, 1 << 15
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many rights on files a version knows, execute to ioctl; all later ones know the same 16."""
 TCP_BIND_AND_CONNECT = 0b11
@@ -43,19 +43,22 @@ def ruleset(version: int) -> bytes:
     return struct.pack("=QQQ", files, TCP_BIND_AND_CONNECT, ABSTRACT_SOCKETS_AND_SIGNALS)
 
 
-def restrict(readable: Iterable[Path]) -> None:
-    """For ever: nothing of the file system but reading `readable` (files, or folders and all below them).
+def restrict(readable: Iterable[Path], devices: Iterable[Path] = ()) -> None:
+    """For ever: nothing of the file system but reading `readable` (files, or folders and all below them), and
+    reading, writing and asking `devices` (files).
 
     Needs no-new-privileges. Binds the calling thread and those it starts. OSError if the kernel has no
     Landlock, FileNotFoundError if a path is not there.
     """
-    attributes = ruleset(version())
+    known = version()
+    attributes = ruleset(known)
+    write = READ_FILE | WRITE_FILE | (ASK_DEVICE if known >= 5 else 0)
     rules = kernel.syscall(CREATE_RULESET, attributes, len(attributes), 0)
     try:
-        for path in readable:
+        rules_of = [(path, READ_FILE | READ_DIRECTORY if path.is_dir() else READ_FILE) for path in readable]
+        for path, rights in [*rules_of, *((path, write) for path in devices)]:
             beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
-                rights = READ_FILE | READ_DIRECTORY if path.is_dir() else READ_FILE
                 kernel.syscall(ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", rights, beneath), 0)
             finally:
                 os.close(beneath)

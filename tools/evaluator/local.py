@@ -23,7 +23,8 @@ from evorank.tools.evaluator.artifact import Artifact
 from evorank.tools.evaluator.blocks import weights_in
 from evorank.tools.evaluator.evaluate import Turn, check, evaluate, twice
 from evorank.tools.evaluator.executor import Checked, Evaluation, Job, Pool, Task
-from evorank.tools.evaluator.lock import Limits, self_test
+from evorank.tools.evaluator.gpu import OPEN_FILES, DeviceName, choose_device
+from evorank.tools.evaluator.lock import Limits, Tier, self_test
 from evorank.tools.evaluator.scorer import Scorer
 from evorank.tools.evaluator.supervisor import Lost, Supervisor
 
@@ -38,7 +39,7 @@ class LocalPool(Pool[Task]):
     `limit` is the wall-clock limit of one job in seconds, `check_limit` that of a check, `cpu_limit` the
     CPU-seconds of one child (default: as `limit`), `memory` what a child may add to what it starts with, in
     bytes (default: a fair share of this machine's, at least 2 GB). LockError where processes cannot be locked
-    as they must be; `allow_degraded` goes on with the layers there are.
+    as they must be; `allow_degraded` goes on with the layers there are. `device`: as `choose_device`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class LocalPool(Pool[Task]):
         cpu_limit: float | None = None,
         memory: int | None = None,
         allow_degraded: bool = False,
+        device: DeviceName = "auto",
     ) -> None:
         super().__init__()
         count = workers if workers is not None else _cores()
@@ -62,7 +64,10 @@ class LocalPool(Pool[Task]):
                 f"Candidates cannot be locked up on this machine ({missing}). `--allow-degraded` runs them "
                 "with the layers there are: do that only where you trust every model that proposes code."
             )
-        self.workers, self.tier = count, report.tier
+        self.device = choose_device(device, allow_degraded=allow_degraded).device
+        self.workers = count
+        self.tier: Tier = "degraded" if self.device == "cuda" else report.tier
+        self._machine = report.tier
         self.memory = memory if memory is not None else max(LEAST_MEMORY, _physical_memory() // count)
         self._limit, self._check_limit = limit, check_limit
         self._cpu = math.ceil(limit if cpu_limit is None else cpu_limit)
@@ -180,7 +185,10 @@ class LocalPool(Pool[Task]):
             self._require_open()
             if system not in self._supervisors:
                 self._supervisors[system] = Supervisor(
-                    system, contained=self.tier == "contained", degraded=self.tier == "degraded"
+                    system,
+                    contained=self.tier == "contained",
+                    degraded=self._machine == "degraded",
+                    device=self.device,
                 )
             return self._supervisors[system]
 
@@ -192,6 +200,8 @@ class LocalPool(Pool[Task]):
         return self._datasets[directory]
 
     def _limits(self) -> Limits:
+        if self.device == "cuda":
+            return Limits(cpu_seconds=self._cpu, memory=self.memory, open_files=OPEN_FILES)
         return Limits(cpu_seconds=self._cpu, memory=self.memory)
 
     def _require_open(self) -> None:

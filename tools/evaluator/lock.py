@@ -72,6 +72,7 @@ def lock(
     threads: bool = False,
     degraded: bool = False,
     dies_with_parent: bool = True,
+    devices: Sequence[Path] = (),
 ) -> None:
     """Lock the calling process for ever; only code from `readable` folders can still be read.
 
@@ -85,8 +86,11 @@ def lock(
     thread. `threads` are for code of ours and the user's: only memory bounds their number, which an attacker
     could use against the machine. LockError names the layer that cannot be had here, with what to do;
     `degraded` puts on the others instead.
+
+    `devices` are files of a GPU's driver: they may be written and asked, threads started, memory shared, and
+    its address space is not bounded (CUDA maps all of the GPU's). That is the tier `degraded`.
     """
-    missing = _put_on(limits, readable, threads, LAYERS, dies_with_parent)
+    missing = _put_on(limits, readable, threads, LAYERS, dies_with_parent, devices)
     if missing and not degraded:
         layer, reason = next(iter(missing.items()))
         raise LockError(
@@ -107,16 +111,20 @@ def _put_on(
     threads: bool,
     layers: Collection[str],
     dies_with_parent: bool = True,
+    devices: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Put on `layers`; returns what could not be put on, and why. Only tests leave layers out."""
     if (running := _threads_left()) > 1:
         # Landlock, seccomp and capabilities bind the calling thread: others would stay free.
         raise LockError(f"`lock` needs a process with one thread, this one has {running}.")
+    threads, device = threads or bool(devices), bool(devices)
     steps: dict[str, Callable[[], None]] = {
         "privileges": lambda: _give_up_privileges(dies_with_parent),
-        "limits": lambda: _limit(limits, threads),
-        "landlock": lambda: landlock.restrict(readable),
-        "seccomp": lambda: seccomp.install(seccomp.packed(_machine(), os.getpid(), threads=threads)),
+        "limits": lambda: _limit(limits, threads, device),
+        "landlock": lambda: landlock.restrict(readable, devices),
+        "seccomp": lambda: seccomp.install(
+            seccomp.packed(_machine(), os.getpid(), threads=threads, devices=device)
+        ),
     }
     missing = {}
     for layer in LAYERS:
@@ -166,7 +174,7 @@ def _give_up_privileges(dies_with_parent: bool) -> None:
         kernel.prctl(kernel.PARENT_DEATH, signal.SIGKILL)
 
 
-def _limit(limits: Limits, threads: bool) -> None:
+def _limit(limits: Limits, threads: bool, device: bool) -> None:
     wanted = {
         resource.RLIMIT_FSIZE: (limits.file_bytes,) * 2,
         resource.RLIMIT_NOFILE: (limits.open_files,) * 2,
@@ -177,7 +185,8 @@ def _limit(limits: Limits, threads: bool) -> None:
         with open("/proc/self/statm") as stream:
             pages = [int(word) for word in stream.read().split()]
         # Address space bounds whatever is mapped, files too; writable memory is much less: a closer bound.
-        for kind, held in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+        bounds = ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5]))
+        for kind, held in bounds[1:] if device else bounds:
             wanted[kind] = (held * resource.getpagesize() + limits.memory,) * 2
     if limits.cpu_seconds is not None:
         seconds = math.ceil(time.process_time()) + limits.cpu_seconds

@@ -23,6 +23,7 @@ import numpy as np
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.model.system import Phi
 from evorank.tools.evaluator.executor import Checked, Job, Pool, Task
+from evorank.tools.evaluator.gpu import Device, DeviceName
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.ray_cluster import connect
 from evorank.tools.evaluator.ray_node import Refused, Supervisor, data_key, facts
@@ -59,8 +60,9 @@ class RayPool(Pool[_Task]):
     """An `Executor` on a Ray cluster: `address` HOST:PORT or "auto"; None starts Ray on this machine.
 
     `workers` trainings at once over all nodes (default: every CPU that Ray counts), dealt out evenly. The
-    other arguments are those of each node's `LocalPool`. Raises ConfigurationError where Ray is missing, the
-    cluster cannot be joined, or a node runs other code than this machine.
+    other arguments are those of each node's `LocalPool`; `device` auto is the CPU here, since nodes differ
+    and results must not. Raises ConfigurationError where Ray is missing, the cluster cannot be joined, or a
+    node runs other code than this machine.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class RayPool(Pool[_Task]):
         workers: int | None = None,
         limit: float = 3600.0,
         check_limit: float = 120.0,
+        device: DeviceName = "auto",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -76,7 +79,8 @@ class RayPool(Pool[_Task]):
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._cluster = connect(address, workers)
         self.address = self._cluster.address
-        self._options = {"limit": limit, "check_limit": check_limit, **options}
+        self.device: Device = "cuda" if device == "cuda" else "cpu"
+        self._options = {"limit": limit, "check_limit": check_limit, "device": self.device, **options}
         self._wake = threading.Condition(self._lock)
         self._queue: deque[_Task] = deque()
         self._here: LocalPool | None = None
@@ -155,7 +159,9 @@ class RayPool(Pool[_Task]):
             if self._closed:
                 raise ToolError("The pool is closed.")
             if self._here is None:
-                self._here = LocalPool(1, **self._options)
+                # A model trained on a GPU may serve without one.
+                here = {"device": "cpu" if self.device == "cpu" else "auto"}
+                self._here = LocalPool(1, **(self._options | here))
         return self._here.scorer(artifact, capacity)
 
     def close(self) -> None:

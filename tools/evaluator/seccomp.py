@@ -54,6 +54,16 @@ JUDGED: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435), "arch_prctl": (158, None), "mremap": (25, 216),
 }
 # fmt: on
+# fmt: off
+DEVICES: dict[str, tuple[int | None, int | None]] = {
+    # What CUDA's libraries ask for beyond that, from what is known of them and not from a trial on hardware.
+    # Which files are opened for writing, and which devices answer an ioctl, is left to Landlock.
+    "openat": (257, 56), "open": (2, None), "ioctl": (16, 29), "mmap": (9, 222), "mremap": (25, 216),
+    "fcntl": (72, 25), "eventfd2": (290, 19), "pipe2": (293, 59), "mlock": (149, 228), "munlock": (150, 229),
+    "mincore": (27, 232), "mbind": (237, 235), "set_mempolicy": (238, 237), "statfs": (137, 43),
+    "fstatfs": (138, 44),
+}
+# fmt: on
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Column in the tables, and the kernel's mark of the architecture (AUDIT_ARCH)."""
 X32 = 0x40000000
@@ -135,8 +145,9 @@ def judgements(pid: int, threads: bool) -> dict[str, Judgement]:
     }
 
 
-def program(machine: str, pid: int, *, threads: bool) -> list[Instruction]:
-    """The filter for a `machine` of MACHINES and the process `pid`; with `threads` it may start threads."""
+def program(machine: str, pid: int, *, threads: bool, devices: bool = False) -> list[Instruction]:
+    """The filter for a `machine` of MACHINES and the process `pid`; with `threads` it may start threads, with
+    `devices` it may use a GPU: open files for writing, ask devices, share memory."""
     column, mark = MACHINES[machine]
     code = [
         Instruction(LOAD, 0, 0, ARCHITECTURE),
@@ -146,8 +157,9 @@ def program(machine: str, pid: int, *, threads: bool) -> list[Instruction]:
         Instruction(AT_LEAST, 0, 1, X32),
         Instruction(RETURN, 0, 0, KILL),
     ]
-    for name in FREE:
-        if (number := FREE[name][column]) is not None:
+    free = FREE | DEVICES if devices else FREE  # found first, they are not judged
+    for name in free:
+        if (number := free[name][column]) is not None:
             code += [Instruction(EQUAL, 0, 1, number), Instruction(RETURN, 0, 0, ALLOW)]
     for name, judgement in judgements(pid, threads).items():
         if (number := JUDGED[name][column]) is not None:
@@ -176,15 +188,16 @@ def _judge(judgement: Judgement) -> list[Instruction]:
     return [*body, Instruction(RETURN, 0, 0, REFUSE | judgement.error)]
 
 
-def packed(machine: str, pid: int, *, threads: bool) -> bytes:
+def packed(machine: str, pid: int, *, threads: bool, devices: bool = False) -> bytes:
     """`program` as the kernel reads it. All but the first of a `machine` and `threads` cost next to nothing,
     in children of the first one's process as well."""
-    return _packed(machine, threads).replace(struct.pack("=I", NOBODY), struct.pack("=I", pid))
+    return _packed(machine, threads, devices).replace(struct.pack("=I", NOBODY), struct.pack("=I", pid))
 
 
 @cache
-def _packed(machine: str, threads: bool) -> bytes:
-    return b"".join(SOCK_FILTER.pack(*each) for each in program(machine, NOBODY, threads=threads))
+def _packed(machine: str, threads: bool, devices: bool) -> bytes:
+    code = program(machine, NOBODY, threads=threads, devices=devices)
+    return b"".join(SOCK_FILTER.pack(*each) for each in code)
 
 
 def install(packed: bytes) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from evorank.model.errors import ToolError
 from evorank.tools.evaluator.blocks import memory_file
 from evorank.tools.evaluator.child import BEGUN, STATUS_BYTES
+from evorank.tools.evaluator.gpu import Device
 from evorank.tools.evaluator.lock import Limits, readable_code, wrapped
 from evorank.tools.evaluator.zygote import receive, send
 
@@ -157,8 +158,9 @@ def _plain(text: str, length: int) -> str:
 class Supervisor:
     """One zygote, warm for one system. Safe to use from several threads."""
 
-    def __init__(self, system: str, *, contained: bool, degraded: bool) -> None:
+    def __init__(self, system: str, *, contained: bool, degraded: bool, device: Device = "cpu") -> None:
         self._system, self._contained, self._degraded = system, contained, degraded
+        self._device = device
         self._extra = _folders(system)
         self._hidden: set[Path] = set()
         self._lock = threading.Lock()
@@ -192,6 +194,7 @@ class Supervisor:
             "limits": asdict(limits),
             "threads": not self._system.startswith("evorank."),  # libraries of users may need some
             "degraded": self._degraded,
+            "device": "cpu" if request["kind"] == "check" else self._device,
         }
         try:
             with self._lock:

@@ -84,6 +84,7 @@ def test_the_workbench_knows_productions_curve_from_its_cache_where_losses_mean_
         submitted = []
         submit = pool.submit
         bench.executor = SimpleNamespace(
+            device=pool.device,
             submit=lambda job: submitted.append(job) or submit(job),
             result=pool.result,
             cancel=pool.cancel,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evorank.tools.evaluator import seccomp
-from evorank.tools.evaluator.seccomp import FREE, JUDGED, MACHINES, packed, program
+from evorank.tools.evaluator.seccomp import DEVICES, FREE, JUDGED, MACHINES, packed, program
 
 PID = 4242
 MACHINE_NAMES = sorted(MACHINES)
@@ -226,6 +226,26 @@ def test_jumps_fit_their_bytes_and_the_program_the_kernel(machine):
     assert code[-1].code == seccomp.RETURN
 
 
+def test_a_gpu_needs_files_devices_and_shared_memory_and_still_no_process_and_no_network(machine):
+    column, mark = MACHINES[machine]
+    code = program(machine, PID, threads=True, devices=True)
+
+    def allowed(name, *arguments):
+        number = {**FREE, **JUDGED, **DEVICES, **NOT_LISTED}[name][column]
+        return decide(code, mark, number, *arguments) == ALLOWED
+
+    assert all(allowed(name, *[(1 << 64) - 1] * 6) for name in there({**FREE, **DEVICES}, machine))
+    assert not any(allowed(name) for name in there(NOT_LISTED, machine))
+    assert allowed("clone", 0x3D0F00)
+    assert not allowed("clone", signal.SIGCHLD)
+    assert not allowed("kill", PID + 1, signal.SIGKILL)
+    assert not allowed("prlimit64", 0, 7, 1, 0)
+    for threads in (False, True):  # and without one nothing of it is there
+        plain = program(machine, PID, threads=threads)
+        for name in there({n: DEVICES[n] for n in DEVICES if n not in JUDGED}, machine):
+            assert decide(plain, mark, DEVICES[name][column]) == errno.EPERM
+
+
 @pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("pid", [1, PID, 1 << 22])
 def test_a_filter_is_packed_as_its_program_whoever_asked_before(machine, pid, threads):
@@ -242,7 +262,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(name):
     if name == "aarch64":
         known["newfstatat"] = known.pop("fstatat")
     column = MACHINES[name][0]
-    for call, numbers in {**FREE, **JUDGED, **NOT_LISTED}.items():
+    for call, numbers in {**FREE, **JUDGED, **DEVICES, **NOT_LISTED}.items():
         if numbers[column] is not None:
             assert known[call] == numbers[column], call
 
