@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from evorank.model.errors import ConfigurationError, PlatformError
 from evorank.model.logs import sources
 from evorank.surfaces.online import Metric, Online
@@ -73,15 +75,23 @@ def live_traffic(enough_s: int) -> Online:
 
 
 def create(
-    home: Path, name: str, preset: str, users: int = USERS, days: int = DAYS, seed: int = 0
+    home: Path,
+    name: str = "simulated",
+    preset: str = "home",
+    users: int = USERS,
+    days: int = DAYS,
+    seed: int = 0,
 ) -> Surface:
-    """Make the surface `name` under `home` (seconds) and open it.
+    """Make the surface `name` under `home` and open it: some 10 seconds as it is, less with fewer users.
 
-    It appears whole or not at all; where it is there already it is opened. ConfigurationError: no such
-    preset, a size out of range, or something else in its folder.
+    It appears whole or not at all; where it is there already it is opened, whatever it was made with.
+    ConfigurationError: no such preset, a size out of range, or something else in its folder.
     """
     chosen = preset_of(preset)
-    parameters = chosen.parameters.changed(population={"users": users})
+    try:
+        parameters = chosen.parameters.changed(population={"users": users})
+    except ValidationError as error:
+        raise ConfigurationError(f"`users`: {error.errors()[0]['msg']}, got {users}.") from error
     folder, draft = surface_folder(Path(home), name), Path(home).absolute() / f".{name}.new"
     spec = chosen.surface(name)
     log = spec.log.model_copy(update={"last_days": LOG_DAYS})
