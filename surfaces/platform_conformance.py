@@ -267,7 +267,7 @@ PROMISES: dict[Promise[Subject], tuple[Promise[Subject], ...]] = {
     coverage_never_goes_down: (starts_ramps_and_stops,),
     a_stop_is_final: (starts_ramps_and_stops,),
     nobody_is_in_two_tests: (starts_ramps_and_stops,),
-    remembers: (starts_ramps_and_stops,),
+    remembers: (the_same_key_is_one_effect,),
     refuses_what_cannot_be: (starts_ramps_and_stops,),
     can_be_read: (starts_ramps_and_stops,),
 }

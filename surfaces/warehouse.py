@@ -97,7 +97,9 @@ def read_options(surface: Surface, model: type[_Options]) -> _Options:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["online", "options", *map(str, first["loc"])])
-        seen = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
+        # A value in an unknown place, or one that a rule of ours refused, may be a secret.
+        hidden = first["type"] in ("missing", "extra_forbidden", "value_error")
+        seen = "" if hidden else f", got {first['input']!r}"[:120]
         known = ", ".join(model.model_fields)
         raise ConfigurationError(
             f"Surface {surface.name!r}: `{field}` {first['msg'].removeprefix('Value error, ')}{seen}. "
