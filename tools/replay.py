@@ -14,7 +14,7 @@ the first position nothing is assumed.
 Limits: candidates must be drawn for everybody from one pool (where retrieval is personal, weights are off
 balance, and `offpolicy` says so); rankers score each candidate alone; and neither may have been trained on
 these rows. Sets are drawn with replacement, a real one has nothing twice: in small catalogues both rankings
-are rated about 1% low, their difference is not.
+are rated one or two percent low, their difference is not.
 """
 
 from __future__ import annotations
