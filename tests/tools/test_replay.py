@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from replayed import Rates, truth, world_and_log
 
@@ -20,6 +20,7 @@ SATISFIED = Objective("LEAST(play_time_ms, 60000) * long_view * (1 - is_hate) / 
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 8))
+@settings(deadline=None)  # the first example imports scipy
 def test_chances_are_those_of_places_in_a_random_set(others, more, places):
     draws, places = others + more, min(places, others + 1)
     table = _chances(draws, others, places)
