@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from evorank.graph.ask import chat_model
-from evorank.graph.journal import BUSY_SECONDS, Journal, explained
+from evorank.graph.journal import Journal
 from evorank.graph.state import Attempt
+from evorank.graph.store import BUSY_SECONDS, Store, explained
 from evorank.model.delta import fingerprint
 from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.expression import FUNCTIONS
@@ -92,6 +93,11 @@ class Context(BaseModel):
         default="auto",
         description="Where candidates compute: cpu, cuda, or auto (a GPU where one can be used)",
     )
+    store: str | None = Field(
+        default=None,
+        description="Database of the journal and of live tests, postgresql://USER@HOST/DATABASE, for several "
+        "machines; empty: a SQLite file in the home",
+    )
     allow_degraded: bool = Field(
         default=False, description="Train also where the lock around candidates' code is not whole"
     )
@@ -128,8 +134,9 @@ class Context(BaseModel):
 class Session:
     """A context's live handles. Made by `open_session`; safe to share between threads."""
 
-    def __init__(self, context: Context, workbench: Workbench, journal: Journal) -> None:
+    def __init__(self, context: Context, workbench: Workbench, journal: Journal, store: Store) -> None:
         self.context = context
+        self.store = store
         self.home = context.home_path()
         self.workbench = workbench
         self.surface = workbench.surface
@@ -259,8 +266,11 @@ def open_session(context: Context) -> Session:
                 lambda: Workbench(surface, executor, home / "cache", context.seeds),
                 Workbench.close,
             )
-            journal = _share(("journal", home), lambda: Journal.open(home), Journal.close)
-            _sessions[key] = Session(context, bench, journal)
+            store: Store = _share(
+                ("store", home, context.store), lambda: Store.open(home, context.store), Store.close
+            )
+            journal: Journal = _share(("journal", id(store)), lambda: Journal(store), lambda _: None)
+            _sessions[key] = Session(context, bench, journal, store)
         return _sessions[key]
 
 

@@ -216,7 +216,7 @@ def _summarize(
         training_cpu_seconds=sum(attempt.usage.cpu_seconds for attempt in attempts),
         report_seconds=time.monotonic() - reporting,
         files={
-            "journal": str(session.journal.path),
+            "journal": session.store.name,
             "run": str(folder),
             "surface": str(session.surface.directory),
         },

@@ -1,39 +1,34 @@
-"""The Experiment Journal: what every attempt tried and what came of it, failures included.
+"""The Experiment Journal: what every attempt and live test tried and what came of it, failures included.
 
-One attempt is one LangGraph thread whose only checkpoint holds the attempt as plain JSON in the channel
-`record`; its metadata (`graph`, `surface`, `kind`, `run`) is what one filters by. The file is an ordinary
-`SqliteSaver` file, so any LangGraph tool can read it, and it does not matter what checkpointer the graph
-itself runs under.
+One attempt, or one experiment, is one LangGraph thread whose newest checkpoint holds it as plain JSON in the
+channel `record`; its metadata (`graph`, `surface`, `kind`, `run`) is what one filters by. It is read through
+the saver's public interface, so any LangGraph tool can read it, too. Attempts are appended here and do not
+change; experiments are written by the graph that moves them, under `store.saver`.
 
-Limits: append-only, one file on one machine (SQLite in WAL mode does not work on network drives), and all
-records are kept in memory once read: about 10 KB each.
+Limits: all records are kept in memory once read, about 10 KB each.
 """
 
 from __future__ import annotations
 
 import gc
-import sqlite3
 import threading
-import time
 import uuid
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import CheckpointTuple, empty_checkpoint
-from langgraph.checkpoint.sqlite import SqliteSaver
-from pydantic import ValidationError
+from langgraph.checkpoint.base import empty_checkpoint
+from pydantic import BaseModel, ValidationError
 
-from evorank.graph.state import Attempt
-from evorank.model.errors import ConfigurationError, JournalError
+from evorank.graph.state import Attempt, Experiment
+from evorank.graph.store import Access, Store
+from evorank.model.errors import JournalError
 
-__all__ = ["JOURNAL_FILE", "Journal", "explained", "thread_id"]
+__all__ = ["Journal", "thread_id"]
 
-JOURNAL_FILE = "journal.sqlite"
-BUSY_SECONDS = 30.0
-Entries: TypeAlias = Generator[CheckpointTuple, None, None]
+Kept = TypeVar("Kept", bound=BaseModel)
 _NAMESPACE = uuid.UUID("7f1c9c0e-6a0b-5d0e-9a54-6d2f5e0b9a11")
 
 
@@ -44,50 +39,46 @@ def thread_id(run: str, step: int | None = None) -> str:
 
 
 class Journal:
-    """The journal file of one home. Safe to share between threads, and between processes by its path.
+    """The journal of a store. Safe to share between threads, and between processes by the store's name.
 
-    Appending takes SQLite's write lock first and its checkpoint id second, so ids grow in the order of
-    commits, over all processes. That is what lets a reader keep one watermark and never miss a record
-    that was being written while it read.
+    Appending takes the write lock first and its checkpoint id second, so attempts' ids grow in the order
+    of commits, over all processes. That is what lets a reader keep one watermark and never miss a record
+    that was being written while it read. Experiments are written by LangGraph, whose ids are times of many
+    clocks; of them a reader keeps which checkpoint of each thread it read last.
 
-    Raises JournalError, on opening and in every method, when the file is corrupt, cannot be written, is
-    locked for longer than 30 seconds, or the disk is full. A damaged file is never touched.
+    Raises JournalError as the store does, and for records that this version does not understand.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self._lock = threading.RLock()
         self._attempts: dict[str, Attempt] = {}
         self._order: dict[str, str] = {}
         self._watermark = ""
-        with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
-            self._saver = SqliteSaver(self._connection)
-            self._prepare()
+        self._experiments: dict[str, tuple[str, Experiment | None]] = {}
+        """Thread -> its newest checkpoint and what that holds."""
 
     @classmethod
-    def open(cls, home: Path, create: bool = True) -> Journal:
-        """The journal of an evorank home. With `create` false, ConfigurationError where there is none yet."""
-        path = Path(home) / JOURNAL_FILE
-        if not create and not path.exists():
-            raise ConfigurationError(f"`--home {home}` holds no journal yet. Run first: evorank run")
-        return cls(path)
+    def open(cls, home: Path, create: bool = True, url: str | None = None) -> Journal:
+        """The journal of an evorank home, or of the server that `url` names; see `Store.open`."""
+        return cls(Store.open(home, url, create))
 
     def append(self, record: Attempt) -> bool:
         """Add one attempt, on disk when this returns. False (and no change) if its id is there already."""
         config: RunnableConfig = {"configurable": {"thread_id": record.id, "checkpoint_ns": ""}}
-        with self._lock, self._explained(), self._transaction():
-            if self._saver.get_tuple(config) is not None:
+        with self.store.transaction() as access:
+            if access.saver.get_tuple(config) is not None:
                 return False
             checkpoint = empty_checkpoint()
-            newest = self._connection.execute("SELECT max(checkpoint_id) FROM checkpoints").fetchone()[0]
-            checkpoint["id"] = _after(newest or "", checkpoint["id"])
+            newest = access.execute(
+                f"SELECT max(checkpoint_id) FROM checkpoints WHERE {self.store.kind_of} = 'attempt'"
+            )
+            checkpoint["id"] = _after(newest[0][0] or "", checkpoint["id"])
             checkpoint["channel_values"] = {"record": record.model_dump(mode="json")}
             checkpoint["channel_versions"] = {"record": 1}
             metadata: Any = {"source": "update", "step": 0, "parents": {}, "graph": "offline"}
             metadata |= {"surface": record.surface, "kind": record.kind, "run": record.run}
-            self._saver.put(config, checkpoint, metadata, {"record": 1})
+            access.saver.put(config, checkpoint, metadata, {"record": 1})
             return True
 
     def attempts(
@@ -127,78 +118,70 @@ class Journal:
             mine = self._order[identifier]
             return max((order for order in self._order.values() if order < mine), default="")
 
-    def close(self) -> None:
-        """Close the file; the journal cannot be used afterwards. Nothing is pending: appends are durable."""
+    def experiments(self, surface: str | None = None) -> list[Experiment]:
+        """Experiments as they are now, in the order they began; treat them as read-only.
+
+        Reads from disk only those that moved since the last call.
+        """
         with self._lock:
-            self._connection.close()
+            self._read_moved()
+            found = [experiment for _, experiment in self._experiments.values() if experiment is not None]
+            return [each for each in found if surface is None or each.surface == surface]
+
+    def close(self) -> None:
+        """Close the store; the journal cannot be used afterwards. Nothing is pending: appends are durable."""
+        self.store.close()
 
     def _read_new(self) -> None:
-        """Newest first down to the watermark, through the saver's public interface."""
-        fresh: list[tuple[str, Attempt]] = []
-        entries = self._saver.list(None, filter={"kind": "attempt"})
-        # Closing the generator early gives the saver's lock back.
-        with (
-            self._explained(),
-            _collector_paused(),
-            closing(cast(Generator[CheckpointTuple, None, None], entries)),
-        ):
-            for entry in entries:
+        """What was appended behind the watermark, and no more, through the saver's public interface."""
+        with self.store.reading() as access, _collector_paused():
+            count, newest = access.execute(
+                "SELECT count(*), max(checkpoint_id) FROM checkpoints"
+                f" WHERE {self.store.kind_of} = 'attempt' AND checkpoint_id > ?",
+                self._watermark,
+            )[0]
+            if not count:
+                return
+            # Others may append meanwhile: `before` leaves those for the next time.
+            until: RunnableConfig = {"configurable": {"checkpoint_id": f"{newest}z"}}
+            fresh = []
+            for entry in access.saver.list(None, filter={"kind": "attempt"}, before=until, limit=count):
                 where = entry.config["configurable"]
-                if where["checkpoint_id"] <= self._watermark:
-                    break
-                fresh.append((where["checkpoint_id"], self._parse(where["thread_id"], entry.checkpoint)))
+                attempt = self._parse(Attempt, where["thread_id"], entry.checkpoint)
+                fresh.append((where["checkpoint_id"], attempt))
         for order, attempt in reversed(fresh):
             self._attempts[attempt.id] = attempt
             self._order[attempt.id] = order
             self._watermark = order
 
-    def _parse(self, thread: str, checkpoint: Any) -> Attempt:
+    def _read_moved(self) -> None:
+        """Threads whose newest checkpoint is another than the one that was read."""
+        with self.store.reading() as access, _collector_paused():
+            threads = access.execute(
+                "SELECT thread_id, min(checkpoint_id), max(checkpoint_id) FROM checkpoints"
+                f" WHERE {self.store.kind_of} = 'experiment' AND checkpoint_ns = '' GROUP BY thread_id"
+            )
+            for thread, _, newest in sorted(threads, key=lambda row: (row[1], row[0])):
+                if thread not in self._experiments or self._experiments[thread][0] != newest:
+                    self._experiments[thread] = (newest, self._newest(access, thread, newest))
+
+    def _newest(self, access: Access, thread: str, checkpoint_id: str) -> Experiment | None:
+        """None where its graph was started and has not written a record yet."""
+        where = {"thread_id": thread, "checkpoint_ns": "", "checkpoint_id": checkpoint_id}
+        found = access.saver.get_tuple({"configurable": where})
+        if found is None or "record" not in found.checkpoint["channel_values"]:
+            return None
+        return self._parse(Experiment, thread, found.checkpoint)
+
+    def _parse(self, kind: type[Kept], thread: str, checkpoint: Any) -> Kept:
         try:
-            return Attempt.model_validate(checkpoint["channel_values"]["record"])
+            return kind.model_validate(checkpoint["channel_values"]["record"])
         except (KeyError, TypeError, ValidationError) as error:
             raise JournalError(
-                f"{self.path}: thread {thread} does not hold an attempt that this version understands "
-                f"({str(error).splitlines()[0]}). Was it written by a newer evorank? Nothing was changed; "
-                "upgrade, or start with another --home."
+                f"{self.store.name}: thread {thread} does not hold an {kind.__name__.lower()} that this "
+                f"version understands ({str(error).splitlines()[0]}). Was it written by a newer evorank? "
+                "Nothing was changed; upgrade, or start with another --home."
             ) from error
-
-    def _prepare(self) -> None:
-        """Create the tables. Switching to WAL ignores the busy timeout: processes starting at once retry."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._saver.setup()
-                # Newest-first reads stop at the watermark; without this they would sort the whole table.
-                self._connection.execute(
-                    "CREATE INDEX IF NOT EXISTS evorank_order ON checkpoints (checkpoint_id)"
-                )
-                self._connection.commit()
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            if self._connection.in_transaction:  # put() commits; anything else has nothing to keep
-                self._connection.rollback()
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained(self.path)
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns what SQLite says of a file into a JournalError that says what to do."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise JournalError(f"{path}: {_advice(error)} ({error}).") from error
 
 
 @contextmanager
@@ -220,19 +203,3 @@ def _after(newest: str, candidate: str) -> str:
     Ids are UUIDv6: their first 48 bits are the high part of the time, so adding one there is 0.4 ms.
     """
     return candidate if candidate > newest else str(uuid.UUID(int=uuid.UUID(newest).int + (1 << 80)))
-
-
-def _advice(error: Exception) -> str:
-    text = str(error)
-    if "full" in text or "No space left" in text:
-        return "the disk is full; free some space and run again with --resume, everything recorded is safe"
-    if "locked" in text or "busy" in text:
-        return f"locked by another process for over {BUSY_SECONDS:.0f} seconds; is a backup or a viewer open?"
-    if "not a database" in text or "malformed" in text:
-        return (
-            "the journal is corrupt and was left as it is; move it away (or restore a copy) and run again, "
-            "`sqlite3 FILE .recover` often saves the records"
-        )
-    if "readonly" in text or "unable to open" in text or isinstance(error, OSError):
-        return "the journal cannot be opened for writing; check the path and its permissions"
-    return "the journal could not be read or written"

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     address: str | None = Field(None, description="Ray cluster as HOST:PORT or auto; none: start Ray here")
     workers: int | None = Field(None, ge=1, le=4096, description="Training processes; none: the cores")
     device: DeviceName = Field("auto", description="Where to compute: cpu, cuda, or auto")
+    store: str | None = Field(None, description="postgresql://... for several machines; none: in the home")
     allow_degraded: bool = Field(False, description="Train also where the lock is not whole")
 
     @classmethod
@@ -145,9 +146,9 @@ def _home(settings: Settings) -> str:
     from evorank.graph.journal import Journal
 
     home = Path(settings.home)
-    if not (home / "journal.sqlite").exists():
+    if settings.store is None and not (home / "journal.sqlite").exists():
         return f"{home.resolve()}, no journal yet"
-    journal = Journal.open(home, create=False)
+    journal = Journal.open(home, create=settings.store is not None, url=settings.store)
     try:
         return f"{home.resolve()}, {len(journal.attempts())} attempts in the journal"
     finally:

@@ -15,6 +15,7 @@ from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
 from evorank.graph import journal as journal_module
+from evorank.graph import store as store_module
 from evorank.graph.journal import Journal, thread_id
 from evorank.model.errors import ConfigurationError, JournalError
 
@@ -61,9 +62,9 @@ def test_a_reader_reads_from_disk_only_what_is_new(tmp_path, attempt, monkeypatc
     parsed: list[str] = []
     whole = Journal._parse
 
-    def counted(self: Journal, thread: str, checkpoint: Any) -> Any:
+    def counted(self: Journal, kind: Any, thread: str, checkpoint: Any) -> Any:
         parsed.append(thread)
-        return whole(self, thread, checkpoint)
+        return whole(self, kind, thread, checkpoint)
 
     monkeypatch.setattr(Journal, "_parse", counted)
     assert len(reader.attempts()) == 20
@@ -176,17 +177,19 @@ def test_a_record_of_a_newer_version_is_refused_by_name(tmp_path, attempt):
 def test_a_full_disk_is_told_and_what_was_recorded_stays(tmp_path, attempt):
     journal = Journal.open(tmp_path)
     journal.append(attempt(0))
-    pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
-    journal._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with journal.store.reading() as access:
+        pages = access.execute("PRAGMA page_count")[0][0]
+        access.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(JournalError, match=r"the disk is full; free some space"):
         journal.append(attempt(1, hypothesis="x" * 20_000))
-    journal._connection.execute("PRAGMA max_page_count = 100000")
+    with journal.store.reading() as access:
+        access.execute("PRAGMA max_page_count = 100000")
     assert journal.append(attempt(2))
     assert [record.step for record in Journal.open(tmp_path).attempts()] == [0, 2]
 
 
 def test_a_writer_that_holds_the_lock_too_long_is_told(tmp_path, attempt, monkeypatch):
-    monkeypatch.setattr(journal_module, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.1)
     journal = Journal.open(tmp_path)
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

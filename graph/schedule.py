@@ -1,0 +1,436 @@
+"""The schedule: which experiments a surface has open, what each waits for, and what it serves.
+
+One row per experiment: its phase, its place in the queue, when it is due, and who works on it just now. What
+an experiment *found* is in its thread (`Journal.experiments`); a row says only what to do next. Here too:
+what people asked of experiments, and the versions of production, newest last.
+
+Every write is one transaction, so any number of ticks, on any number of machines, may run at once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from types import EllipsisType
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from evorank.graph.state import Phase
+from evorank.graph.store import Access, Store
+from evorank.model.delta import fingerprint as fingerprint_of
+from evorank.model.errors import ConfigurationError, JournalError
+
+__all__ = ["Action", "ActionName", "Entry", "Schedule", "Version"]
+
+ActionName = Literal["approve", "abort", "pause", "resume", "rollback"]
+"""What a person can ask of an experiment. `abort` takes one from the queue, too."""
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""Two ticks that read the time at once write it in any order, and machines differ by seconds."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(_Record):
+    """An experiment's row."""
+
+    experiment: str
+    fingerprint: str
+    data: dict[str, Any]
+    """The experiment as it was proposed: Experiment.model_dump(mode="json")."""
+    phase: Phase
+    position: int
+    """Place in the queue, 1 is next; 0: no longer in it."""
+    due: datetime | None
+    """Surface time, UTC, before which there is nothing to do; None: none."""
+    paused: bool
+    waiting: str
+    """What it waits for; "": nothing."""
+    opened_at: datetime
+    """Wall clock, UTC."""
+    closed_at: datetime | None
+    version: int
+    """Grows with every lease: an owner whose lease is another's by now has an older one."""
+
+
+class Action(_Record):
+    """What somebody asked of an experiment."""
+
+    id: int
+    experiment: str
+    action: ActionName
+    by: str
+    reason: str
+    at: datetime
+    """Wall clock, UTC."""
+
+
+class Version(_Record):
+    """A version of a surface's production. They are never changed; a rollback is a new one."""
+
+    version: int
+    """From 1."""
+    phi: dict[str, Any]
+    fingerprint: str
+    artifact: str
+    """The trained model's folder, as it was given."""
+    experiment: str | None
+    """Which experiment it came from; None: none."""
+    why: str
+    at: datetime
+    """Wall clock, UTC."""
+
+
+class Schedule:
+    """The schedule of one surface. Safe to share between threads; processes share the store.
+
+    Raises ConfigurationError for what a caller may not ask (an unknown experiment, a Φ that was tested, a
+    clock that went back), JournalError where the store fails or a lease is not, or no longer, held.
+    """
+
+    def __init__(self, store: Store, surface: str) -> None:
+        self.store = store
+        self.surface = surface
+        self._leases: dict[str, int] = {}
+        """Experiment that this object works on -> the version its row must have."""
+        self._guard = threading.Lock()
+
+    # -- the queue
+
+    def add(self, experiment: str, fingerprint: str, data: dict[str, Any], *, again: bool = False) -> bool:
+        """Put an experiment at the end of the queue. False, and no change, if this id is open already.
+
+        ConfigurationError, naming the earlier one and how it ended, if this Φ is or was in an experiment
+        against the same production (`data["production"]`); one that was withdrawn does not count. `again`:
+        it is meant to be tested once more, only the id must be new.
+        """
+        with self.store.transaction() as access:
+            found = access.execute(
+                "SELECT experiment, closed_at, surface FROM evorank_schedule WHERE experiment = ?"
+                " OR (surface = ? AND production = ? AND fingerprint = ?) ORDER BY place",
+                *(experiment, self.surface, data["production"], fingerprint),
+            )
+            for earlier, closed_at, surface in found:
+                if earlier == experiment and (closed_at is None or again):
+                    return False
+                result = _result(access, earlier) if closed_at else None
+                if earlier == experiment or not (again or result == "withdrawn"):
+                    state = f"ended: {result or 'without a result'}" if closed_at else "is still open"
+                    raise ConfigurationError(
+                        f"this Φ ({fingerprint[:12]}) is in experiment {earlier} of surface `{surface}` "
+                        f"against the same production, which {state}. Nothing was queued; change the delta, "
+                        "or propose it again once production is another."
+                    )
+            access.execute(
+                "INSERT INTO evorank_schedule"
+                " (experiment, surface, fingerprint, production, data, phase, place, opened_at)"
+                " SELECT ?, ?, ?, ?, ?, 'proposed', coalesce(max(place), 0) + 1, ? FROM evorank_schedule",
+                *(experiment, self.surface, fingerprint, data["production"], json.dumps(data)),
+                _stamp(access),
+            )
+        return True
+
+    def entries(self, open_only: bool = True) -> list[Entry]:
+        """The experiments, those of the queue in their order, others by when they came."""
+        with self.store.reading() as access:
+            rows = access.execute(
+                "SELECT experiment, fingerprint, data, phase, due, paused, waiting, opened_at, closed_at,"
+                " version FROM evorank_schedule WHERE surface = ?"
+                f"{' AND closed_at IS NULL' if open_only else ''}"
+                " ORDER BY place",
+                self.surface,
+            )
+        entries, position = [], 0
+        for identifier, phi, data, phase, due, paused, waiting, opened_at, closed_at, version in rows:
+            queued = phase == "proposed" and closed_at is None
+            position += queued
+            entries.append(
+                Entry(
+                    experiment=identifier,
+                    fingerprint=phi,
+                    data=json.loads(data),
+                    phase=phase,
+                    position=position if queued else 0,
+                    due=due and datetime.fromisoformat(due),
+                    paused=bool(paused),
+                    waiting=waiting,
+                    opened_at=datetime.fromisoformat(opened_at),
+                    closed_at=closed_at and datetime.fromisoformat(closed_at),
+                    version=version,
+                )
+            )
+        return entries
+
+    def move(self, experiment: str, position: int) -> None:
+        """Give an experiment of the queue another place in it; 1 is next."""
+        with self.store.transaction() as access:
+            rows = access.execute(
+                "SELECT experiment, place FROM evorank_schedule"
+                " WHERE surface = ? AND phase = 'proposed' AND closed_at IS NULL ORDER BY place",
+                self.surface,
+            )
+            order = [identifier for identifier, _ in rows]
+            if experiment not in order:
+                self._row(access, experiment)
+                raise ConfigurationError(f"experiment {experiment} is no longer in the queue.")
+            if not 1 <= position <= len(order):
+                raise ConfigurationError(f"`position` must lie in 1..{len(order)}, got {position}.")
+            order.remove(experiment)
+            order.insert(position - 1, experiment)
+            for identifier, (_, place) in zip(order, rows, strict=True):
+                access.execute(
+                    "UPDATE evorank_schedule SET place = ? WHERE experiment = ?", place, identifier
+                )
+
+    # -- working on an experiment
+
+    @contextmanager
+    def lease(self, experiment: str, owner: str, seconds: float = 900) -> Iterator[bool]:
+        """Work on an experiment alone: true if nobody else does. Given back at the end.
+
+        Goes by the wall clock (the server's, where there is one): a lease that ran out may be taken by
+        somebody else, and then the earlier owner's `set` is refused.
+        """
+        with self._guard:
+            mine = experiment not in self._leases and self._take(experiment, owner, seconds)
+        if not mine:
+            yield False
+            return
+        try:
+            yield True
+        except BaseException:
+            with suppress(JournalError):  # it runs out by itself; what went wrong before says more
+                self._give_back(experiment)
+            raise
+        self._give_back(experiment)
+
+    def renew(self, experiment: str, seconds: float = 900) -> None:
+        """Keep a lease for so long from now. JournalError if somebody else has it."""
+        with self.store.transaction() as access:
+            self._write(access, experiment, {"expires": access.time + seconds})
+
+    def set(
+        self,
+        experiment: str,
+        *,
+        phase: Phase | None = None,
+        due: datetime | EllipsisType | None = ...,
+        waiting: str | None = None,
+        paused: bool | None = None,
+        closed: bool = False,
+    ) -> None:
+        """Note where an experiment is; what is not given stays. JournalError unless its lease is held here:
+        but for `paused` alone, which needs none.
+        """
+        with self.store.transaction() as access:
+            given: dict[str, Any] = {"phase": phase, "waiting": waiting}
+            changes = {name: value for name, value in given.items() if value is not None}
+            if not isinstance(due, EllipsisType):
+                changes["due"] = due and _utc(due, "due")
+            if closed:
+                changes["closed_at"] = _stamp(access)
+            if paused is not None:
+                self._row(access, experiment)
+                access.execute(
+                    "UPDATE evorank_schedule SET paused = ? WHERE experiment = ?", int(paused), experiment
+                )
+            if changes:
+                self._write(access, experiment, changes)
+
+    def _take(self, experiment: str, owner: str, seconds: float) -> bool:
+        with self.store.transaction() as access:
+            self._row(access, experiment)
+            taken = access.execute(
+                "UPDATE evorank_schedule SET owner = ?, expires = ?, version = version + 1"
+                " WHERE experiment = ? AND (owner IS NULL OR expires <= ?) RETURNING version",
+                *(owner, access.time + seconds, experiment, access.time),
+            )
+        if taken:
+            self._leases[experiment] = taken[0][0]
+        return bool(taken)
+
+    def _give_back(self, experiment: str) -> None:
+        version = self._leases.pop(experiment)
+        with self.store.transaction() as access:
+            access.execute(
+                "UPDATE evorank_schedule SET owner = NULL, expires = NULL"
+                " WHERE experiment = ? AND version = ?",
+                *(experiment, version),
+            )
+
+    def _write(self, access: Access, experiment: str, changes: dict[str, Any]) -> None:
+        """The version a lease was taken at is what fences off an owner whose lease is another's by now."""
+        self._row(access, experiment)
+        version = self._leases.get(experiment)
+        names = ", ".join(f"{name} = ?" for name in changes)
+        written = access.execute(
+            f"UPDATE evorank_schedule SET {names} WHERE experiment = ? AND version = ? RETURNING owner",
+            *(*changes.values(), experiment, version),
+        )
+        if not written:
+            why = "no lease is held" if version is None else "the lease ran out and somebody else has it"
+            raise JournalError(f"experiment {experiment}: {why}. Nothing was changed; the next tick goes on.")
+
+    def _row(self, access: Access, experiment: str) -> str | None:
+        """When it was closed; ConfigurationError where there is no such experiment."""
+        rows = access.execute(
+            "SELECT closed_at FROM evorank_schedule WHERE experiment = ? AND surface = ?",
+            *(experiment, self.surface),
+        )
+        if not rows:
+            raise ConfigurationError(f"surface `{self.surface}` has no experiment {experiment}.")
+        closed: str | None = rows[0][0]
+        return closed
+
+    # -- what people ask for
+
+    def request(self, experiment: str, action: ActionName, by: str, reason: str) -> int:
+        """Ask something of an open experiment; the next tick does it. The request's id."""
+        if action not in get_args(ActionName):
+            raise ConfigurationError(
+                f"`action` must be one of {', '.join(get_args(ActionName))}, got {action!r}."
+            )
+        with self.store.transaction() as access:
+            if closed := self._row(access, experiment):
+                result = _result(access, experiment) or "closed"
+                raise ConfigurationError(
+                    f"experiment {experiment} ended ({result}, {closed[:19]}): nothing to {action}."
+                )
+            rows = access.execute(
+                "INSERT INTO evorank_actions (id, experiment, action, requested_by, reason, at)"
+                " SELECT coalesce(max(id), 0) + 1, ?, ?, ?, ?, ? FROM evorank_actions RETURNING id",
+                *(experiment, action, by, reason, _stamp(access)),
+            )
+        identifier: int = rows[0][0]
+        return identifier
+
+    def pending(self, experiment: str) -> list[Action]:
+        """What was asked of an experiment and is not consumed yet, oldest first."""
+        with self.store.reading() as access:
+            rows = access.execute(
+                "SELECT id, experiment, action, requested_by, reason, at FROM evorank_actions"
+                " WHERE experiment = ? AND consumed_at IS NULL ORDER BY id",
+                experiment,
+            )
+        return [Action(**dict(zip(Action.model_fields, row, strict=True))) for row in rows]
+
+    def consume(self, action_id: int) -> bool:
+        """Take a request off the list: true for exactly one caller."""
+        with self.store.transaction() as access:
+            taken = access.execute(
+                "UPDATE evorank_actions SET consumed_at = ? WHERE id = ? AND consumed_at IS NULL"
+                " RETURNING id",
+                *(_stamp(access), action_id),
+            )
+        return bool(taken)
+
+    # -- production
+
+    def versions(self) -> list[Version]:
+        """Every version that this surface served, oldest first."""
+        with self.store.reading() as access:
+            return self._versions(access)
+
+    def current(self) -> Version | None:
+        """What the surface serves; None: nothing was launched yet."""
+        return next(reversed(self.versions()), None)
+
+    def launch(
+        self, *, phi: dict[str, Any], artifact: str, experiment: str | None, why: str, key: str
+    ) -> Version:
+        """Make Φ the newest version of production. The same `key` again gives the version that it made."""
+        with self.store.transaction() as access:
+            return self._launch(access, phi, artifact, experiment, why, key)
+
+    def rollback(self, to: int, by: str, reason: str) -> Version:
+        """A new version with the Φ and the artifact of an earlier one. ConfigurationError: no such version,
+        or it is what is served already."""
+        with self.store.transaction() as access:
+            versions = self._versions(access)
+            old = next((version for version in versions if version.version == to), None)
+            if old is None:
+                raise ConfigurationError(f"`to` must be a version of 1..{len(versions)}, got {to}.")
+            now = versions[-1]
+            if (now.fingerprint, now.artifact) == (old.fingerprint, old.artifact):
+                raise ConfigurationError(
+                    f"version {now.version} serves the Φ of version {to} already; nothing was changed."
+                )
+            why = f"rollback to version {to} by {by}: {reason}"
+            key = f"rollback/{now.version + 1}"
+            return self._launch(access, old.phi, old.artifact, old.experiment, why, key)
+
+    def _versions(self, access: Access) -> list[Version]:
+        rows = access.execute(
+            "SELECT version, phi, fingerprint, artifact, experiment, why, at FROM evorank_versions"
+            " WHERE surface = ? ORDER BY version",
+            self.surface,
+        )
+        named = (dict(zip(Version.model_fields, row, strict=True)) for row in rows)
+        return [Version(**(fields | {"phi": json.loads(fields["phi"])})) for fields in named]
+
+    def _launch(
+        self, access: Access, phi: dict[str, Any], artifact: str, experiment: str | None, why: str, key: str
+    ) -> Version:
+        mark = fingerprint_of(phi)
+        access.execute(
+            "INSERT INTO evorank_versions"
+            " (surface, version, idempotency_key, phi, fingerprint, artifact, experiment, why, at)"
+            " SELECT ?, coalesce(max(version), 0) + 1, ?, ?, ?, ?, ?, ?, ? FROM evorank_versions"
+            " WHERE surface = ? ON CONFLICT (surface, idempotency_key) DO NOTHING",
+            *(self.surface, key, json.dumps(phi), mark, artifact, experiment, why, _stamp(access)),
+            self.surface,
+        )
+        rows = access.execute(
+            "SELECT version FROM evorank_versions WHERE surface = ? AND idempotency_key = ?",
+            self.surface,
+            key,
+        )
+        made = self._versions(access)[rows[0][0] - 1]
+        if made.fingerprint != mark:
+            raise ConfigurationError(
+                f"launch `{key}` made version {made.version} with another Φ before "
+                f"({made.fingerprint[:12]}, now {mark[:12]}). Nothing was launched."
+            )
+        return made
+
+    # -- time
+
+    def clock(self, now: datetime) -> None:
+        """Remember the surface's time. ConfigurationError if it went back by more than a minute."""
+        wanted = _utc(now, "now")
+        with self.store.transaction() as access:
+            rows = access.execute("SELECT now FROM evorank_clocks WHERE surface = ?", self.surface)
+            before = datetime.fromisoformat(rows[0][0]) if rows else now
+            if now < before - CLOCK_TOLERANCE:
+                raise ConfigurationError(
+                    f"surface `{self.surface}`: the clock jumped back from {before.isoformat()} to "
+                    f"{now.isoformat()}. Live tests go by it: set it right, nothing was done."
+                )
+            if now > before or not rows:
+                access.execute(
+                    "INSERT INTO evorank_clocks (surface, now) VALUES (?, ?)"
+                    " ON CONFLICT (surface) DO UPDATE SET now = excluded.now",
+                    *(self.surface, wanted),
+                )
+
+
+def _stamp(access: Access) -> str:
+    return datetime.fromtimestamp(access.time, UTC).isoformat()
+
+
+def _utc(moment: datetime, field: str) -> str:
+    if moment.tzinfo is None:
+        raise ConfigurationError(f"`{field}` needs a time zone, got {moment.isoformat()}. Use UTC.")
+    return moment.astimezone(UTC).isoformat()
+
+
+def _result(access: Access, experiment: str) -> str | None:
+    """How an experiment ended, from its own thread; None: it says nothing of it."""
+    found = access.saver.get_tuple({"configurable": {"thread_id": experiment, "checkpoint_ns": ""}})
+    record = found.checkpoint["channel_values"].get("record") if found is not None else None
+    return record["result"] if record else None

@@ -1,0 +1,333 @@
+"""One database for what must outlive a process: checkpoints, the journal, the schedule of live tests.
+
+A SQLite file in the home unless a PostgreSQL server is named. Both behave as one: a write transaction has
+the whole database to itself, so what is read inside it is still true when it commits.
+
+Limits: SQLite is for the processes of one machine (its WAL mode does not work on network drives); several
+machines share a PostgreSQL server (`graph/postgres.py`, extra `postgres`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from evorank.model.errors import ConfigurationError, JournalError
+
+__all__ = ["BUSY_SECONDS", "JOURNAL_FILE", "TABLES", "Access", "CheckedSaver", "Store", "explained"]
+
+JOURNAL_FILE = "journal.sqlite"
+BUSY_SECONDS = 30.0
+POSTGRES = ("postgresql://", "postgres://")
+
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS evorank_schedule (
+        experiment TEXT PRIMARY KEY,
+        surface TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        production TEXT NOT NULL,
+        data TEXT NOT NULL,
+        phase TEXT NOT NULL,
+        place INTEGER NOT NULL,
+        due TEXT,
+        paused INTEGER NOT NULL DEFAULT 0,
+        waiting TEXT NOT NULL DEFAULT '',
+        opened_at TEXT NOT NULL,
+        closed_at TEXT,
+        owner TEXT,
+        expires DOUBLE PRECISION,
+        version INTEGER NOT NULL DEFAULT 0
+    )""",
+    "CREATE INDEX IF NOT EXISTS evorank_tested ON evorank_schedule (surface, production, fingerprint)",
+    """CREATE TABLE IF NOT EXISTS evorank_actions (
+        id INTEGER PRIMARY KEY,
+        experiment TEXT NOT NULL REFERENCES evorank_schedule (experiment),
+        action TEXT NOT NULL,
+        requested_by TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        at TEXT NOT NULL,
+        consumed_at TEXT
+    )""",
+    """CREATE TABLE IF NOT EXISTS evorank_versions (
+        surface TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        phi TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        artifact TEXT NOT NULL,
+        experiment TEXT,
+        why TEXT NOT NULL,
+        at TEXT NOT NULL,
+        PRIMARY KEY (surface, version),
+        UNIQUE (surface, idempotency_key)
+    )""",
+    "CREATE TABLE IF NOT EXISTS evorank_clocks (surface TEXT PRIMARY KEY, now TEXT NOT NULL)",
+)
+"""What `graph/schedule.py` keeps, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a transaction may do: SQL with `?` for values, checkpoints, and the time that leases go by."""
+
+    rows: Any
+    saver: BaseCheckpointSaver[Any]
+    time: float
+    """Unix seconds, of the one clock that everybody who shares the store goes by."""
+
+    def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement; of a write, those it asks for with RETURNING."""
+        found: list[tuple[Any, ...]] = self.rows(sql, values)
+        return found
+
+
+class CheckedSaver(BaseCheckpointSaver[Any]):
+    """Mixin for a saver: its errors become JournalErrors, and a thread's history never forks in silence.
+
+    LangGraph goes by checkpoint ids, which are times. A machine whose clock is behind would write a state
+    that nobody reads back, and the next process would do the step again; that is refused instead.
+    """
+
+    name: str = ""
+
+    def explained(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        with self.explained():
+            return super().get_tuple(config)
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        with self.explained():
+            yield from super().list(config, filter=filter, before=before, limit=limit)
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        where = config["configurable"]
+        thread = {"thread_id": where["thread_id"], "checkpoint_ns": where.get("checkpoint_ns", "")}
+        newest = self.get_tuple({"configurable": thread})
+        if newest is not None and checkpoint["id"] < newest.config["configurable"]["checkpoint_id"]:
+            raise JournalError(
+                f"{self.name}: the clock of this machine is behind the one that wrote thread "
+                f"{thread['thread_id']} last, at {newest.checkpoint['ts']}. Set the clock right and go on; "
+                "nothing was written."
+            )
+        with self.explained():
+            return super().put(config, checkpoint, metadata, new_versions)
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        with self.explained():
+            super().put_writes(config, writes, task_id, task_path)
+
+
+class Store(ABC):
+    """An open database. Safe to share between threads, and between processes by its name.
+
+    Raises JournalError, on opening and in every method, when it is corrupt, cannot be reached or written,
+    is locked for longer than 30 seconds, or the disk is full. A damaged file is never touched.
+    """
+
+    name: str
+    """Path or URL, without a password: for messages."""
+    path: Path | None
+    """The file, where it is one."""
+    saver: BaseCheckpointSaver[Any]
+    """For graphs whose threads shall be found by `Journal`: compile with it."""
+    kind_of: ClassVar[str]
+    """SQL of a checkpoint's metadata field `kind`, as the indexes have it."""
+
+    @staticmethod
+    def open(home: Path, url: str | None = None, create: bool = True) -> Store:
+        """The store of a home: its file, or the server that `url` names (postgresql://USER@HOST/DATABASE).
+
+        ConfigurationError for another kind of URL, for a missing extra, and with `create` false where
+        there is no journal yet. Earlier versions' files are opened as they are and get the new tables.
+        """
+        if url is None:
+            path = Path(home) / JOURNAL_FILE
+            if not create and not path.exists():
+                raise ConfigurationError(f"`--home {home}` holds no journal yet. Run first: evorank run")
+            return SqliteStore(path)
+        if not url.startswith(POSTGRES):
+            kind = url.split(":", 1)[0] if "://" in url else "something else"
+            raise ConfigurationError(
+                f"`store` must be postgresql://USER@HOST/DATABASE, got {kind!r}; leave it out to use "
+                f"{JOURNAL_FILE} in the home."
+            )
+        try:
+            from evorank.graph.postgres import PostgresStore
+        except ImportError as error:
+            raise ConfigurationError(
+                f"`store` needs a package that is not installed ({error.name}). "
+                'Try: pip install "evorank[postgres]"'
+            ) from None
+        return PostgresStore(url, create)
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Access]:
+        """A write transaction: alone in the database, committed at the end, undone by an exception."""
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Access]:
+        """For reading: waits for nobody who writes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close it; it cannot be used afterwards. Nothing is pending: what was committed is on disk."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+class _FileSaver(CheckedSaver, SqliteSaver):
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        super().__init__(connection)
+        self.name, self._path = str(path), path
+
+    def explained(self) -> AbstractContextManager[None]:
+        return explained(self._path)
+
+
+class _Inside(SqliteSaver):
+    """A saver on a connection whose transactions somebody else begins and ends."""
+
+    @contextmanager
+    def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
+        with super().cursor(transaction=False) as cursor:
+            yield cursor
+
+
+class SqliteStore(Store):
+    """A file in WAL mode, on two connections: graphs commit on theirs whenever they like, and would commit
+    half of a transaction if they shared it."""
+
+    kind_of = "json_extract(CAST(metadata AS TEXT), '$.kind')"
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self._lock = threading.RLock()
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._connect()
+            self._connection.isolation_level = None
+            self._inside = _Inside(self._connection)
+            try:
+                self._prepare()
+                graphs = self._connect()
+            except BaseException:
+                self._connection.close()
+                raise
+        self._graphs = graphs
+        self.saver = _FileSaver(graphs, self.path)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Access]:
+        with self._lock, explained(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._access()
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def reading(self) -> Iterator[Access]:
+        with self._lock, explained(self.path):
+            yield self._access()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+            self._graphs.close()
+
+    def _access(self) -> Access:
+        return Access(
+            lambda sql, values: self._connection.execute(sql, values).fetchall(), self._inside, time.time()
+        )
+
+    def _prepare(self) -> None:
+        """Create the tables. Switching to WAL ignores the busy timeout: processes starting at once retry."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._inside.setup()
+                with self.transaction() as access:
+                    for statement in (*TABLES, *self._indexes()):
+                        access.execute(statement)
+                return
+            except (sqlite3.OperationalError, JournalError) as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _indexes(self) -> Iterator[str]:
+        yield from kind_indexes(self.kind_of)
+        yield "DROP INDEX IF EXISTS evorank_order"  # what the journal read by before experiments were in it
+
+
+def kind_indexes(kind_of: str) -> Iterator[str]:
+    """New attempts are found by their id, experiments by their thread, without looking at the others."""
+    on = f"ON checkpoints (({kind_of}), "
+    yield f"CREATE INDEX IF NOT EXISTS evorank_kind {on} checkpoint_id)"
+    yield f"CREATE INDEX IF NOT EXISTS evorank_threads {on} thread_id, checkpoint_ns, checkpoint_id)"
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what SQLite says of a file into a JournalError that says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise JournalError(f"{path}: {_advice(error)} ({error}).") from error
+
+
+def _advice(error: Exception) -> str:
+    text = str(error)
+    if "full" in text or "No space left" in text:
+        return "the disk is full; free some space and run again with --resume, everything recorded is safe"
+    if "locked" in text or "busy" in text:
+        return f"locked by another process for over {BUSY_SECONDS:.0f} seconds; is a backup or a viewer open?"
+    if "not a database" in text or "malformed" in text:
+        return (
+            "the journal is corrupt and was left as it is; move it away (or restore a copy) and run again, "
+            "`sqlite3 FILE .recover` often saves the records"
+        )
+    if "readonly" in text or "unable to open" in text or isinstance(error, OSError):
+        return "the journal cannot be opened for writing; check the path and its permissions"
+    return "the journal could not be read or written"
