@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from evorank.cli import app
 from evorank.surfaces.growthbook import GrowthBookPlatform
 from evorank.surfaces.platform_conformance import PROMISES, platform_conformance
+from evorank.surfaces.simulated.create import create
+from evorank.surfaces.simulated.platform import SimulatedPlatform
 from evorank.surfaces.surface import Surface, save_surface
 from evorank.surfaces.warehouse import WarehousePlatform
 
@@ -68,6 +70,16 @@ def test_growthbook_keeps_every_promise(shop: Surface, monkeypatch: pytest.Monke
             assert checked(GrowthBookPlatform, surface) == {}
         assert {each["status"] for each in fake.experiments.values()} == {"stopped"}
         assert fake.features["ranker"]["defaultValue"] == "artifacts/original"
+
+
+@pytest.mark.heavy
+def test_the_simulation_keeps_every_promise(tmp_path: Path) -> None:
+    surface = create(tmp_path, users=300, days=16)
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "manifest.json").write_text(json.dumps({"data": surface.dataset().directory.name}))
+    results = platform_conformance(SimulatedPlatform, surface, no_load, str(artifact))
+    assert [result.message for result in results if not result.passed] == []
 
 
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
