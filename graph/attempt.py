@@ -334,6 +334,7 @@ def _briefing(state: AttemptState, session: Session) -> Briefing:
         functions=session.functions,
         steering=session.context.steering,
         journal=[session.dump(attempt) for attempt in journal],
+        experiments=[each.model_dump(mode="json") for each in session.journal.experiments(surface.name)],
         insights=[insight for attempt in journal for insight in attempt.insights] + state.insights,
         run="",  # a name must not change what is proposed: the same seed, the same run
         step=state.step,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from kept import keep
 from scripted import ACCEPT, in_turn, learning_rate, proposal, rates
 
 from evorank.graph.attempt import MEASURED, attempt_builder
 from evorank.graph.context import open_session
 from evorank.graph.offline import graph
+from evorank.graph.state import Experiment
 from evorank.model.errors import Stopped, ToolError
 
 
@@ -100,6 +102,26 @@ def test_a_candidate_of_the_journal_is_a_duplicate_and_not_trained_again(run, tr
     assert "step 0" in second.reason
     assert second.fingerprint == first.fingerprint
     assert trainings.trained.count(0.05) == 2, "two seeds, once"
+
+
+def test_the_next_prompt_says_what_live_traffic_said_of_an_attempt(run, context):
+    (first,) = run(rates(0.05))
+    tested = Experiment(
+        id="tested",
+        attempt=first.id,
+        proposed_by=first.persona,
+        result="no_launch",
+        reason="No success metric is superior.",
+        **first.model_dump(include={"surface", "production", "changes", "phi", "fingerprint"}),
+    )
+    elsewhere = tested.model_copy(update={"id": "elsewhere", "surface": "other", "result": "launched"})
+    model = rates(0.05, 0.02)
+    for each in (tested, elsewhere):
+        keep(open_session(context(model)), each)
+    run(model, steps=2)
+    asked = [text for form, text in model.asked if form == "Proposal"][-1]
+    assert '"online": {"verdict": "lost", "result": "no_launch", "reason": "No success metric' in asked
+    assert '"launched"' not in asked
 
 
 def test_a_delta_may_start_from_an_attempt_of_the_journal(run):

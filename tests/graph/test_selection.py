@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from kept import keep
 from scripted import ScriptedChatModel
 
 from evorank.graph.context import open_session
@@ -49,7 +50,7 @@ def live(name: str, days: int = 3, **fields: Any) -> Experiment:
 
 
 @pytest.fixture
-def session(context, home, monkeypatch):
+def session(context, home):
     """Makes a session whose strategist answers as told, on a journal of these experiments."""
     path = home / "surfaces" / "tiny" / "surface.toml"
     path.write_text(path.read_text() + ONLINE)
@@ -57,7 +58,8 @@ def session(context, home, monkeypatch):
     def make(answer: Any = None, experiments: list[Experiment] | None = None):
         chat = ScriptedChatModel(script=lambda form, messages: answer) if answer is not None else None
         opened = open_session(context(chat))
-        monkeypatch.setattr(opened.journal, "experiments", lambda surface: experiments or [], raising=False)
+        for each in experiments or []:
+            keep(opened, each)
         return opened
 
     return make
