@@ -111,13 +111,23 @@ def trees_briefing(briefing_of) -> Briefing:
 
 
 class Loop:
-    """Think, code, apply, measure with a given loss, journal: the offline loop without its trainings."""
+    """Think, code, apply, measure with a given loss, journal: the offline loop without its trainings.
 
-    def __init__(self, briefing: Briefing, loss: Callable[[dict[str, Any]], float], seed: int = 0) -> None:
+    `reads` False shows the engineer an empty journal at every step.
+    """
+
+    def __init__(
+        self,
+        briefing: Briefing,
+        loss: Callable[[dict[str, Any]], float],
+        seed: int = 0,
+        *,
+        reads: bool = True,
+    ) -> None:
         engineer = EmbeddedEngineer(seed=seed)
         self._propose = engineer.with_structured_output(Proposal)
         self._write = engineer.with_structured_output(Delta)
-        self.briefing, self.loss = briefing, loss
+        self.briefing, self.loss, self.reads = briefing, loss, reads
         self.journal: list[dict[str, Any]] = []
         self.candidates: list[dict[str, Any]] = []
 
@@ -126,7 +136,7 @@ class Loop:
         done = [attempt["category"] for attempt in self.journal]
         now = replace(
             first,
-            journal=self.journal,
+            journal=self.journal if self.reads else [],
             step=len(self.journal),
             objectives={name: Quota(q.wanted, done.count(name)) for name, q in first.objectives.items()},
         )

@@ -162,13 +162,36 @@ def test_the_engineer_has_no_channel_but_the_text(briefing_of, loop):
     assert lived.invoke(messages).text == EmbeddedEngineer(seed=0).invoke([HumanMessage(strings)]).text
 
 
-def test_it_learns_from_the_journal(briefing_of, loop):
-    best = []
-    for seed in range(4):
-        run = loop(briefing_of(), rate_loss, seed)
-        best.append(min(rate_loss(run.step()) for _ in range(20)))
-    assert sum(best) / len(best) < 0.605 < 0.614 < rate_loss(run.briefing.production)
-    assert min(best) < 0.6011
+def planted_loss(phi):
+    """Five things to mend, each for itself: only who builds on what worked mends several."""
+    optimizer = phi["optimizer"]
+    scale = {"Adagrad": 0.03, "SGD": 0.05, "Adamax": 0.002, "ftrl_proximal": 0.03}
+    rate = math.log2(optimizer["args"]["lr"] / scale.get(optimizer["name"], 0.001) / 2)
+    return (
+        0.6
+        + 0.01 * min(rate**2, 4)
+        + 0.005 * abs(math.log2(optimizer["batch_size"] / 512))
+        + 0.01 * abs(math.log2(optimizer["epochs"] / 2))
+        + 0.01 * (optimizer["grad_clip"] is None)
+        + 0.01 * (optimizer["schedule"]["name"] != "cosine")
+    )
+
+
+@pytest.mark.heavy
+def test_an_engineer_that_reads_its_journal_beats_the_same_one_that_reads_an_empty_one(briefing_of, loop):
+    steps, differences, gains = 16, [], []
+    for seed in range(5):
+        arms = []
+        for reads in (True, False):
+            run = loop(briefing_of(), planted_loss, seed, reads=reads)
+            arms.append([planted_loss(run.step()) for _ in range(steps)])
+        told, untold = arms
+        assert told[0] == untold[0]  # nothing to read yet
+        later = slice(steps // 2, None)
+        differences.append(sum(told[later]) / len(told[later]) - sum(untold[later]) / len(untold[later]))
+        gains.append(min(untold) - min(told))
+    assert all(difference < 0 for difference in differences), differences
+    assert sum(gains) / len(gains) > 0.005, gains
 
 
 def test_it_learns_on_a_schema_that_it_has_never_seen(trees_briefing, loop):
