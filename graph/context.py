@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from evorank.graph.ask import chat_model
 from evorank.graph.journal import Journal
+from evorank.graph.sqlite import connect, explained
 from evorank.graph.state import Attempt
-from evorank.graph.store import BUSY_SECONDS, Store, explained
+from evorank.graph.store import Store
 from evorank.model.delta import fingerprint
 from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.expression import FUNCTIONS
@@ -95,6 +95,9 @@ class Context(BaseModel):
     )
     store: str | None = Field(
         default=None,
+        # A URL may hold a password: whoever writes a context down leaves it out.
+        exclude=True,
+        repr=False,
         description="Database of the journal and of live tests, postgresql://USER@HOST/DATABASE, for several "
         "machines; empty: a SQLite file in the home",
     )
@@ -202,7 +205,7 @@ class Session:
         path = self.home / "runs" / "checkpoints.sqlite"
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+            connection = connect(path)
             try:
                 yield SqliteSaver(connection)
             finally:
@@ -252,7 +255,7 @@ def open_session(context: Context) -> Session:
     """
     home = context.home_path()
     live = (id(context.chat_model), id(context.pool))
-    key = (home, context.model_dump_json(exclude={"home"}), live)
+    key = (home, context.store, context.model_dump_json(exclude={"home"}), live)
     with _lock:
         if key not in _sessions:
             if context.chat_model is None and context.model is not None:
@@ -338,7 +341,7 @@ def _parse(fields: Mapping[str, Any]) -> Context:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "context"
-        known = ", ".join(name for name, field in Context.model_fields.items() if not field.exclude)
+        known = ", ".join(name for name in Context.model_fields if name not in ("chat_model", "pool"))
         raise ConfigurationError(
             f"`context.{name}`: {first['msg']}, got {first['input']!r}. Fields are {known}."
         ) from error

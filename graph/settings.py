@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Chat model as provider:model; none: embedded engineer")
     personas: list[str] | None = Field(None, description="Only these personas; none: all that apply")
     steps: int = Field(50, ge=1, description="Candidates to try")
+    days: int = Field(112, ge=0, description="Days of traffic that a run may let pass on a simulated surface")
     seed: int = Field(0, ge=0, description="Seed of proposals and trainings")
     seeds: int = Field(8, ge=2, le=32, description="Paired trainings of a finalist")
     parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
@@ -50,7 +51,9 @@ class Settings(BaseSettings):
     address: str | None = Field(None, description="Ray cluster as HOST:PORT or auto; none: start Ray here")
     workers: int | None = Field(None, ge=1, le=4096, description="Training processes; none: the cores")
     device: DeviceName = Field("auto", description="Where to compute: cpu, cuda, or auto")
-    store: str | None = Field(None, description="postgresql://... for several machines; none: in the home")
+    store: str | None = Field(
+        None, repr=False, description="postgresql://... for several machines; none: a file in the home"
+    )
     allow_degraded: bool = Field(False, description="Train also where the lock is not whole")
 
     @classmethod
@@ -66,7 +69,7 @@ class Settings(BaseSettings):
 
     def context(self) -> dict[str, Any]:
         """The fields that the graphs' context has too."""
-        return self.model_dump(exclude={"steps"})
+        return self.model_dump(exclude={"steps", "days"})
 
 
 def load_settings(flags: Mapping[str, Any]) -> Settings:

@@ -3,19 +3,17 @@
 A SQLite file in the home unless a PostgreSQL server is named. Both behave as one: a write transaction has
 the whole database to itself, so what is read inside it is still true when it commits.
 
-Limits: SQLite is for the processes of one machine (its WAL mode does not work on network drives); several
-machines share a PostgreSQL server (`graph/postgres.py`, extra `postgres`).
+Limits: a file is for the processes of one machine (`sqlite.py`); several machines share a server
+(`postgres.py`, extra `postgres`).
 """
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,11 +25,10 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
 )
-from langgraph.checkpoint.sqlite import SqliteSaver
 
 from evorank.model.errors import ConfigurationError, JournalError
 
-__all__ = ["BUSY_SECONDS", "JOURNAL_FILE", "TABLES", "Access", "CheckedSaver", "Store", "explained"]
+__all__ = ["BUSY_SECONDS", "JOURNAL_FILE", "TABLES", "Access", "CheckedSaver", "Store", "kind_indexes"]
 
 JOURNAL_FILE = "journal.sqlite"
 BUSY_SECONDS = 30.0
@@ -87,15 +84,18 @@ TABLES = (
 class Access:
     """What a transaction may do: SQL with `?` for values, checkpoints, and the time that leases go by."""
 
-    rows: Any
+    run: Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
     saver: BaseCheckpointSaver[Any]
-    time: float
-    """Unix seconds, of the one clock that everybody who shares the store goes by."""
+    clock: Callable[[], float]
 
     def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement; of a write, those it asks for with RETURNING."""
-        found: list[tuple[Any, ...]] = self.rows(sql, values)
-        return found
+        return self.run(sql, values)
+
+    @cached_property
+    def time(self) -> float:
+        """Unix seconds, of the one clock that everybody who shares the store goes by."""
+        return self.clock()
 
 
 class CheckedSaver(BaseCheckpointSaver[Any]):
@@ -178,6 +178,8 @@ class Store(ABC):
             path = Path(home) / JOURNAL_FILE
             if not create and not path.exists():
                 raise ConfigurationError(f"`--home {home}` holds no journal yet. Run first: evorank run")
+            from evorank.graph.sqlite import SqliteStore
+
             return SqliteStore(path)
         if not url.startswith(POSTGRES):
             kind = url.split(":", 1)[0] if "://" in url else "something else"
@@ -210,124 +212,8 @@ class Store(ABC):
         return f"{type(self).__name__}({self.name!r})"
 
 
-class _FileSaver(CheckedSaver, SqliteSaver):
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        super().__init__(connection)
-        self.name, self._path = str(path), path
-
-    def explained(self) -> AbstractContextManager[None]:
-        return explained(self._path)
-
-
-class _Inside(SqliteSaver):
-    """A saver on a connection whose transactions somebody else begins and ends."""
-
-    @contextmanager
-    def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
-        with super().cursor(transaction=False) as cursor:
-            yield cursor
-
-
-class SqliteStore(Store):
-    """A file in WAL mode, on two connections: graphs commit on theirs whenever they like, and would commit
-    half of a transaction if they shared it."""
-
-    kind_of = "json_extract(CAST(metadata AS TEXT), '$.kind')"
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self.name = str(path)
-        self._lock = threading.RLock()
-        with explained(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = self._connect()
-            self._connection.isolation_level = None
-            self._inside = _Inside(self._connection)
-            try:
-                self._prepare()
-                graphs = self._connect()
-            except BaseException:
-                self._connection.close()
-                raise
-        self._graphs = graphs
-        self.saver = _FileSaver(graphs, self.path)
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
-
-    @contextmanager
-    def transaction(self) -> Iterator[Access]:
-        with self._lock, explained(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._access()
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-
-    @contextmanager
-    def reading(self) -> Iterator[Access]:
-        with self._lock, explained(self.path):
-            yield self._access()
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-            self._graphs.close()
-
-    def _access(self) -> Access:
-        return Access(
-            lambda sql, values: self._connection.execute(sql, values).fetchall(), self._inside, time.time()
-        )
-
-    def _prepare(self) -> None:
-        """Create the tables. Switching to WAL ignores the busy timeout: processes starting at once retry."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._inside.setup()
-                with self.transaction() as access:
-                    for statement in (*TABLES, *self._indexes()):
-                        access.execute(statement)
-                return
-            except (sqlite3.OperationalError, JournalError) as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-
-    def _indexes(self) -> Iterator[str]:
-        yield from kind_indexes(self.kind_of)
-        yield "DROP INDEX IF EXISTS evorank_order"  # what the journal read by before experiments were in it
-
-
 def kind_indexes(kind_of: str) -> Iterator[str]:
     """New attempts are found by their id, experiments by their thread, without looking at the others."""
     on = f"ON checkpoints (({kind_of}), "
     yield f"CREATE INDEX IF NOT EXISTS evorank_kind {on} checkpoint_id)"
     yield f"CREATE INDEX IF NOT EXISTS evorank_threads {on} thread_id, checkpoint_ns, checkpoint_id)"
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns what SQLite says of a file into a JournalError that says what to do."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise JournalError(f"{path}: {_advice(error)} ({error}).") from error
-
-
-def _advice(error: Exception) -> str:
-    text = str(error)
-    if "full" in text or "No space left" in text:
-        return "the disk is full; free some space and run again with --resume, everything recorded is safe"
-    if "locked" in text or "busy" in text:
-        return f"locked by another process for over {BUSY_SECONDS:.0f} seconds; is a backup or a viewer open?"
-    if "not a database" in text or "malformed" in text:
-        return (
-            "the journal is corrupt and was left as it is; move it away (or restore a copy) and run again, "
-            "`sqlite3 FILE .recover` often saves the records"
-        )
-    if "readonly" in text or "unable to open" in text or isinstance(error, OSError):
-        return "the journal cannot be opened for writing; check the path and its permissions"
-    return "the journal could not be read or written"
