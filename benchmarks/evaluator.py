@@ -45,8 +45,12 @@ TRAINING_SHARE = 0.7
 class Result:
     arm: str
     candidates_per_hour: float
+    training_ms: float
+    """What `in process` needs to fit a candidate: the same in every arm."""
+    scoring_ms: float
+    """What `in process` needs to predict."""
     overhead_ms: float
-    """Per candidate: workers x wall seconds, less what `in process` needs to fit and predict."""
+    """Per candidate: workers x wall seconds, less both."""
     training_share: float
     """Of workers x wall seconds, what `in process` needs to fit."""
 
@@ -97,7 +101,7 @@ def measure(home: Path, workers: int, count: int, repeats: int) -> list[Result]:
     phis = candidates(surface.production(), count)
     walls: dict[str, list[float]] = {}
     fits: list[float] = []
-    pure: list[float] = []
+    predicts: list[float] = []
 
     def timed(arm: str, run: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -129,7 +133,7 @@ def measure(home: Path, workers: int, count: int, repeats: int) -> list[Result]:
         for _ in range(repeats):
             for fit, predict in timed("in process", lambda: everywhere(floor)):
                 fits.append(fit)
-                pure.append(fit + predict)
+                predicts.append(predict)
             timed("evaluator", lambda: list(threads.map(evaluated, phis)))
             if loky is not None:
                 timed("loky", lambda: everywhere(loky))
@@ -137,11 +141,15 @@ def measure(home: Path, workers: int, count: int, repeats: int) -> list[Result]:
         bench.close()
         if loky is not None:
             loky.shutdown()
+    fit, predict = median(fits), median(predicts)
     results = []
     for arm, seconds in walls.items():
         wall = median(seconds)
         spent = workers * wall / count
-        results.append(Result(arm, 3600 * count / wall, 1000 * (spent - median(pure)), median(fits) / spent))
+        overhead = spent - fit - predict
+        results.append(
+            Result(arm, 3600 * count / wall, 1e3 * fit, 1e3 * predict, 1e3 * overhead, fit / spent)
+        )
     return results
 
 
