@@ -69,7 +69,7 @@ def test_a_surface_that_is_there_is_opened_as_it_is(tmp_path):
 
 _MAKE = (
     "import sys; from pathlib import Path; from evorank.surfaces.simulated.create import create\n"
-    "create(Path(sys.argv[1]), 'home', 'home', users=200, days=12); print('made')"
+    "create(Path(sys.argv[1]), 'home', 'home', users=120, days=8); print('made')"
 )
 
 
@@ -77,14 +77,14 @@ _MAKE = (
 def test_a_creation_that_is_killed_leaves_no_surface_and_is_done_again(tmp_path):
     with subprocess.Popen([sys.executable, "-c", _MAKE, str(tmp_path)]) as making:
         until = time.monotonic() + 60
-        while not list(tmp_path.glob(".home.new/days/day=2026-01-08.parquet")):
+        while not list(tmp_path.glob(".home.new/days/day=2026-01-07.parquet")):
             assert making.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)
         making.kill()
     assert list_surfaces(tmp_path) == ["simulated"]
-    again = create(tmp_path, "home", "home", users=200, days=12)
-    straight = create(tmp_path / "straight", "home", "home", users=200, days=12)
+    again = create(tmp_path, "home", "home", users=120, days=8)
+    straight = create(tmp_path / "straight", "home", "home", users=120, days=8)
     assert digest(again) == digest(straight)
     assert not list(tmp_path.glob(".home.new/*"))
 
@@ -96,7 +96,7 @@ def test_two_processes_at_once_make_one_surface(tmp_path):
         for _ in range(2)
     ]
     assert [each.communicate(timeout=120)[0] for each in several] == ["made\n", "made\n"]
-    straight = create(tmp_path / "straight", "home", "home", users=200, days=12)
+    straight = create(tmp_path / "straight", "home", "home", users=120, days=8)
     assert digest(open_surface(tmp_path, "home")) == digest(straight)
 
 
