@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evorank.cli_online import app as online_app
 from evorank.terminal import Home, Json, console, errors_are_one_line, print_json
 
 if TYPE_CHECKING:
     from evorank.graph.context import Context
-    from evorank.graph.evolve import Plan
+    from evorank.graph.runs import Plan
 
 app = typer.Typer(
     name="evorank",
@@ -32,6 +33,7 @@ surface_app = typer.Typer(
 )
 app.add_typer(journal_app, name="journal")
 app.add_typer(surface_app, name="surface")
+app.add_typer(online_app, name="online")
 
 BUDGET_SPENT, INTERRUPTED = 3, 130
 PLACE = ("executor", "address", "workers", "allow_degraded")
@@ -124,6 +126,13 @@ def run(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Database for several machines, postgresql://USER@HOST/DATABASE. Default: a file in HOME.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(help="Go on with this run; `latest` for the newest unfinished one.", show_default=False),
@@ -139,7 +148,7 @@ def run(
     """
     with errors_are_one_line():
         from evorank.graph.context import close_sessions
-        from evorank.graph.evolve import evolve
+        from evorank.graph.runs import carry_out
         from evorank.graph.settings import load_settings
 
         flags = {
@@ -154,6 +163,7 @@ def run(
             "workers": workers,
             "device": device.value if device else None,
             "allow_degraded": allow_degraded or None,
+            "store": store,
             "home": str(home) if home else None,
         }
         settings = load_settings({name: value for name, value in flags.items() if value is not None})
@@ -168,7 +178,7 @@ def run(
         view = make_display(kind, plan.steps, title, out)
         try:
             with _stops_on_interrupt(context, view.on_event):
-                summary = evolve(plan, context, view.on_event)
+                summary = carry_out(plan, context, view.on_event)
         except KeyboardInterrupt:
             view.close()
             console(error=True).print(
@@ -191,16 +201,16 @@ def _plan(
     resume: str | None, steps: int | None, settings: Any, flags: Mapping[str, Any]
 ) -> tuple[Plan, Context]:
     from evorank.graph.context import Context
-    from evorank.graph.evolve import latest_run, load_plan, new_plan
+    from evorank.graph.runs import latest_run, load_plan, new_plan
     from evorank.model.errors import ConfigurationError
 
     if resume is None:
         context = Context(**settings.context())
-        return new_plan(context, steps or settings.steps), context
+        return new_plan(context, steps or settings.steps, settings.days), context
     given = [
         f"--{name.replace('_', '-')}"
         for name, value in flags.items()
-        if value is not None and name not in {"home", *PLACE}
+        if value is not None and name not in {"home", "store", *PLACE}
     ]
     if steps is not None:
         given.append("--steps")
@@ -214,7 +224,7 @@ def _plan(
     place = {name: value for name, value in flags.items() if name in PLACE and value is not None}
     if place.get("executor") == "local":
         place.setdefault("address", None)
-    return plan, Context(**(plan.context | {"home": str(home)} | place))
+    return plan, Context(**(plan.context | {"home": str(home), "store": settings.store} | place))
 
 
 def _opening(plan: Plan, context: Context) -> str:
@@ -262,8 +272,10 @@ def _home(home: Path | None) -> Path:
 def _journal(home: Path | None) -> Iterator[Any]:
     with errors_are_one_line():
         from evorank.graph.journal import Journal
+        from evorank.graph.settings import load_settings
 
-        journal = Journal.open(_home(home), create=False)
+        settings = load_settings({"home": str(home)} if home else {})
+        journal = Journal.open(Path(settings.home), create=False, url=settings.store)
         try:
             yield journal
         finally:

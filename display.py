@@ -21,8 +21,10 @@ from rich.text import Text
 __all__ = [
     "Display",
     "attempts_table",
+    "experiment_line",
     "make_display",
     "print_attempt",
+    "print_overview",
     "print_summary",
     "print_surface",
     "show_changes",
@@ -38,6 +40,15 @@ COLOURS = {
     "refused": "magenta",
     "failed": "bold red",
     "duplicate": "dim",
+}
+RESULTS = {
+    "launched": "bold green",
+    "no_launch": "default",
+    "superseded": "yellow",
+    "aborted": "red",
+    "rejected": "magenta",
+    "failed": "bold red",
+    "withdrawn": "dim",
 }
 Event = Mapping[str, Any]
 
@@ -98,6 +109,41 @@ def attempts_table(attempts: Sequence[Mapping[str, Any]], width: int, title: str
     return table
 
 
+def show_effect(effect: Mapping[str, Any]) -> str:
+    """`active_days +12.3% [+8.1%, +16.7%]`: candidate over production, with its interval."""
+    lift, low, high = (effect.get(name) for name in ("lift", "lift_low", "lift_high"))
+    if lift is None:
+        return f"{effect['metric']} {effect['difference']:+.4g} [{effect['low']:+.4g}, {effect['high']:+.4g}]"
+    return f"{effect['metric']} {lift:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def experiment_line(event: Event) -> str:
+    """What happened to a live test, in a line; "" for other events."""
+    if event.get("event") != "experiment":
+        return ""
+    return f"    {event['id'][:8]} {event['result'] or event['phase']:<10} {event['text']}"
+
+
+def experiments_table(experiments: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """Live tests as a person reads them: what was changed, and what people did with it."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("test", style="dim", no_wrap=True, min_width=8)
+    table.add_column("by", no_wrap=True)
+    table.add_column("change against production", overflow="fold", min_width=18, max_width=60)
+    table.add_column("effect [95%]", overflow="fold", min_width=24)
+    table.add_column("", no_wrap=True, min_width=10)
+    for each in experiments:
+        state = str(each["result"] or each.get("waits_for") or each["phase"])
+        table.add_row(
+            str(each["id"])[:8],
+            escape(str(each["proposed_by"])),
+            escape(show_changes(each["changes"], 160) or "-"),
+            escape("\n".join(show_effect(effect) for effect in each["effects"])) or "-",
+            Text(state, style=RESULTS.get(state, "")),
+        )
+    return table
+
+
 class Display(Protocol):
     """Shows events as they come. `close` always runs, also after an error."""
 
@@ -122,10 +168,10 @@ class NoDisplay:
 
 
 class JsonDisplay:
-    """One JSON object per finished attempt, on standard output."""
+    """One JSON object per finished attempt and per step of a live test, on standard output."""
 
     def on_event(self, event: Event) -> None:
-        if event.get("event") == "attempt":
+        if event.get("event") in ("attempt", "experiment"):
             sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
             sys.stdout.flush()
 
@@ -155,6 +201,8 @@ class LinesDisplay:
         self.steps, self.console, self.best, self.done = steps, console, _Best(), 0
 
     def on_event(self, event: Event) -> None:
+        if line := experiment_line(event):
+            _say(self.console, line)
         if event.get("event") != "attempt":
             return
         attempt = event
@@ -184,7 +232,8 @@ class LiveDisplay:
         self.finished: list[Mapping[str, Any]] = []
         self.best = _Best()
         self.started = time.monotonic()
-        self.note = ""
+        self.note = self.day = ""
+        self.experiments: dict[str, Mapping[str, Any]] = {}
         self.live = Live(self, console=console, refresh_per_second=4, transient=True)
         self.live.start()
 
@@ -197,6 +246,10 @@ class LiveDisplay:
             self.best.see(attempt)
         elif kind == "note":
             self.note = str(event.get("text", ""))
+        elif kind == "day":
+            self.day = str(event["now"])[:10]
+        elif kind == "experiment":
+            self.experiments[event["id"]] = event
         elif isinstance(step, int):
             row = self.running.setdefault(step, {"since": time.monotonic(), "text": ""})
             row.update({key: value for key, value in event.items() if key != "event" and value is not None})
@@ -207,6 +260,7 @@ class LiveDisplay:
             (self.title, "bold"),
             f"   {done}/{self.steps} steps   {elapsed:.0f} s   best ",
             (str(self.best), "bold green" if self.best.attempt else "dim"),
+            f"   surface's day {self.day}" if self.day else "",
             ("   Ctrl-C stops after the running steps" if self.running else "", "dim"),
         )
         now = Table(box=None, pad_edge=False, show_header=bool(self.running))
@@ -220,8 +274,13 @@ class LiveDisplay:
                 Text(str(row.get("text", ""))[:110], style="italic"),
                 f"{time.monotonic() - row['since']:.0f} s",
             )
-        recent = attempts_table(self.finished[-max(4, self.console.height - 14) :], self.console.width)
-        return Group(head, Text(self.note, style="dim"), now, Text(), recent)
+        tests = [
+            Text(experiment_line(event)[: self.console.width], RESULTS.get(str(event["result"]), "bold cyan"))
+            for event in list(self.experiments.values())[-4:]
+        ]
+        room = max(4, self.console.height - 14 - len(tests))
+        recent = attempts_table(self.finished[-room:], self.console.width)
+        return Group(head, Text(self.note, style="dim"), now, *tests, Text(), recent)
 
     def close(self) -> None:
         self.live.stop()
@@ -316,6 +375,20 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         )
     if summary["note"]:
         _say(console, f"\n{summary['note']}")
+    if summary["experiments"]:
+        tested = [each for each in summary["experiments"] if each["phase"] != "proposed"]
+        console.print(experiments_table(tested, "\nLive tests"))
+        _say(console, f"  {summary['queued']} candidates wait in the queue", "dim")
+    if summary["audit"]:
+        _print_audit(summary["audit"], console)
+    if summary["days"]:
+        ended = sum(each["result"] in ("launched", "no_launch", "aborted") for each in summary["experiments"])
+        weeks, hours = summary["days"] / 7, summary["seconds"] / 3600
+        _say(
+            console,
+            f"\n{summary['days']} days of traffic; {ended / weeks:.1f} experiments a week of the surface's "
+            f"time, {ended / hours:.0f} an hour of yours",
+        )
     _say(
         console,
         f"\n{summary['finished']}/{summary['steps']} steps in {summary['seconds']:.0f} s "
@@ -326,6 +399,42 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     _say(console, f"  look at it: python cli.py journal list --run {summary['run']}")
     if summary["resume"]:
         _say(console, f"\n{summary['stopped']}. Go on with: {summary['resume']}", "bold")
+
+
+def _print_audit(audit: Mapping[str, Any], console: Console) -> None:
+    _say(
+        console,
+        f"\nAll launches together, since {audit['since'][:10]}: {audit['users_rest']:,} users against "
+        f"{audit['users_holdback']:,} whom none reached",
+        "italic",
+    )
+    for effect in audit["effects"]:
+        style = "bold green" if (effect["lift_low"] or 0) > 0 else ""
+        _say(console, f"  {show_effect(effect)}", style)
+    for failure in audit["failures"]:
+        _say(console, f"  not to be believed: {failure['reason']}", "bold red")
+
+
+def print_overview(found: Mapping[str, Any], console: Console) -> None:
+    """The online loop of a surface: production, live tests, the queue, what launches gained."""
+    current = found["versions"][-1] if found["versions"] else None
+    _say(console, f"{found['surface']} on {found['now'][:10]}", "bold")
+    if current:
+        _say(console, f"  serving version {current['version']} since {current['at'][:10]}: {current['why']}")
+    else:
+        _say(console, "  nothing was served yet: the first tick trains production")
+    if found["live"]:
+        console.print(experiments_table(found["live"], "\nUnder way"))
+    for each in found["live"]:
+        users = f", {each['users'][0]:,} and {each['users'][1]:,} users" if each["users"] else ""
+        wait = f", waits for {each['waits_for']}" if each["waits_for"] else ""
+        _say(console, f"  {each['id'][:8]} {each['phase']}{users}{wait} {each['trouble']}")
+    if found["queue"]:
+        console.print(experiments_table(found["queue"], "\nQueue"))
+    ended = ", ".join(f"{count} {result}" for result, count in sorted(found["ended"].items()))
+    _say(console, f"\nended so far: {ended or 'none'}")
+    if found["audit"]:
+        _print_audit(found["audit"], console)
 
 
 def _rows(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -1,249 +1,151 @@
-"""What `run` runs: the offline loop from the first step to the report on the held-out test period.
+"""evolve: both loops together, which is what `run` runs.
 
-A run is a folder HOME/runs/RUN with what it was asked (`run.json`) and what came out (`summary.json`); until
-it is complete, also one checkpointed thread of the offline graph in HOME/runs/checkpoints.sqlite. Killed at
-any point, `evolve` with the same run name goes on where it stopped.
+    START -> dispatch --Send x parallel--> attempt -> online -> dispatch ... -> online ... -> finish -> END
+
+Between two batches of attempts the winners are nominated and the surface lives on for some days: tests are
+read, winners launched, and the next batch proposes against the production that came of it. After the last
+batch no test is begun, and those that are live are seen through. On a surface without live traffic `online`
+is left out, and this is the offline loop.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import platform
-import secrets
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+from pydantic import Field
 
-from evorank.graph.context import Context, Session, open_session
-from evorank.graph.journal import thread_id
-from evorank.graph.offline import best_attempt, builder
-from evorank.graph.state import Attempt
-from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta, ToolError
-from evorank.tools.comparison import Comparison
-from evorank.tools.compute_loss import final_comparison
+from evorank.graph import offline
+from evorank.graph.attempt import attempt_builder
+from evorank.graph.context import Context, Session, context_of, open_session
+from evorank.graph.operations import Operations, open_operations
+from evorank.graph.state import OfflineInput, OfflineOutput, OfflineState
+from evorank.graph.tick import nominate, tick
+from evorank.surfaces.platform import Timelapse
 
-__all__ = ["Plan", "Summary", "evolve", "latest_run", "load_plan", "new_plan"]
-
-Event = Mapping[str, Any]
-
-
-class Plan(BaseModel):
-    """What a run was asked to do: enough to go on with it in another process."""
-
-    model_config = ConfigDict(extra="forbid")
-    run: str
-    steps: int = Field(ge=1)
-    context: dict[str, Any]
-    """The graph's context, without live handles."""
-    data_version: str
-    production: str
-    """Fingerprint of the production Φ that candidates are compared with."""
-    created_at: str
-    versions: dict[str, str]
+__all__ = ["EvolveInput", "EvolveOutput", "builder", "graph"]
 
 
-class Summary(BaseModel):
-    """What a run found, as `run --json` prints it and `summary.json` keeps it."""
+class EvolveInput(OfflineInput):
+    """What a run of both loops is asked for."""
 
-    model_config = ConfigDict(extra="forbid")
-    run: str
-    surface: str
-    steps: int
-    finished: int
-    stopped: str | None = None
-    """Why the run ended before its last step; None when it is complete."""
-    outcomes: dict[str, int]
-    personas: dict[str, dict[str, int]]
-    """persona -> outcome -> count."""
-    switched_off: dict[str, str] = Field(default_factory=dict)
-    """persona -> why it does not take part on this surface."""
-    best: Attempt | None = None
-    """The surest improvement of the loss: of those `better`, the one whose interval ends lowest."""
-    test: Comparison | None = None
-    """`best` against production on the test period, which the loop never saw."""
-    note: str = ""
-    seconds: float
-    """Wall time of this process's part of the run."""
-    training_cpu_seconds: float
-    report_seconds: float
-    files: dict[str, str]
-    resume: str | None = None
-
-
-def new_plan(context: Context, steps: int) -> Plan:
-    """A fresh run, named by its time, written to disk before anything else happens."""
-    session = open_session(context)
-    now = datetime.now(UTC)
-    plan = Plan(
-        run=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
-        steps=steps,
-        context=context.model_dump(mode="json"),
-        data_version=session.workbench.dataset.key,
-        production=session.production_fingerprint,
-        created_at=now.isoformat(timespec="seconds"),
-        versions={name: version(name) for name in ("evorank", "torch", "langgraph", "duckdb", "numpy")}
-        | {"python": platform.python_version()},
-    )
-    _write(session.home / "runs" / plan.run / "run.json", plan.model_dump_json(indent=2))
-    return plan
-
-
-def load_plan(home: Path, run: str) -> Plan:
-    path = home / "runs" / run / "run.json"
-    if not path.exists():
-        known = ", ".join(_runs(home)[-5:]) or "none"
-        raise ConfigurationError(
-            f"`--resume` names run {run!r}, which is not under {home / 'runs'}. Known: {known}."
-        )
-    try:
-        return Plan.model_validate_json(path.read_text())
-    except ValueError as error:
-        raise ConfigurationError(f"`{path}` cannot be read as a run's plan: {error}") from error
-
-
-def latest_run(home: Path) -> str:
-    """The newest run that has no summary of a complete end."""
-    for run in reversed(_runs(home)):
-        summary = home / "runs" / run / "summary.json"
-        if not summary.exists() or json.loads(summary.read_text()).get("stopped"):
-            return run
-    raise ConfigurationError(f"`--resume` found no unfinished run under {home / 'runs'}.")
-
-
-def evolve(plan: Plan, context: Context, on_event: Callable[[Event], None] = lambda _: None) -> Summary:
-    """Carry out a plan, or what is left of it, and report on the test period.
-
-    `context` is the plan's own, with live handles. Raises EvorankError for what stops a run as a whole; what
-    goes wrong with one candidate is in the journal instead.
-    """
-    started = time.monotonic()
-    session = open_session(context)
-    if session.workbench.dataset.key != plan.data_version:
-        raise ConfigurationError(
-            f"run {plan.run} was started on data version {plan.data_version[:12]}, surface "
-            f"`{session.surface.name}` now has {session.workbench.dataset.key[:12]}. Start a new run."
-        )
-    with _alone(session.home / "runs" / plan.run / "lock", plan.run), session.checkpointer() as saver:
-        graph = builder.compile(checkpointer=saver)
-        config: Any = {
-            "configurable": {"thread_id": thread_id(plan.run)},
-            "metadata": {"kind": "run", "graph": "offline", "surface": session.surface.name, "run": plan.run},
-            "recursion_limit": 10 * plan.steps + 100,
-        }
-        # A run in the middle of a batch goes on there; one that stopped between batches is asked again, and
-        # finds in the journal what is left.
-        waiting = bool(graph.get_state(config).next)
-        given: Any = None if waiting else {"steps": plan.steps, "run": plan.run}
-        for *_, event in graph.stream(
-            given,
-            config,
-            context=context,
-            stream_mode=["custom"],
-            subgraphs=True,
-            durability="sync",
-        ):
-            assert isinstance(event, dict)
-            on_event(event)
-        stopped = graph.get_state(config).values.get("stopped")
-        attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)
-        summary = _summarize(plan, session, attempts, stopped, time.monotonic() - started, on_event)
-        _write(session.home / "runs" / plan.run / "summary.json", summary.model_dump_json(indent=2))
-        if summary.stopped is None:  # its attempts are in the journal; the way there is of no more use
-            saver.delete_thread(thread_id(plan.run))
-    return summary
-
-
-@contextmanager
-def _alone(path: Path, run: str) -> Iterator[None]:
-    """Hold a run against other processes; a process that dies lets go. ConfigurationError if it is held."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"run {run} is being carried out by another process. Wait for it, or start a new run."
-            ) from None
-        yield
-
-
-def _summarize(
-    plan: Plan,
-    session: Session,
-    attempts: list[Attempt],
-    stopped: str | None,
-    seconds: float,
-    on_event: Callable[[Event], None],
-) -> Summary:
-    reporting = time.monotonic()
-    best, test, note = best_attempt(attempts), None, ""
-    complete = len(attempts) >= plan.steps
-    if best is None:
-        note = "No candidate improved the proxy beyond noise, so the test period was not opened."
-    elif complete:
-        on_event({"event": "note", "text": "scoring the best candidate and production on the test period"})
-        assert best.phi is not None
-        try:
-            test = final_comparison(best.phi, session.workbench, _report_seeds(plan))
-        except (RefusedDelta, ToolError) as error:
-            note = f"The test period could not be scored: {error}"
-    personas: dict[str, Counter[str]] = {}
-    for attempt in attempts:
-        personas.setdefault(attempt.persona, Counter())[attempt.outcome] += 1
-    folder = session.home / "runs" / plan.run
-    return Summary(
-        run=plan.run,
-        surface=session.surface.name,
-        steps=plan.steps,
-        finished=len(attempts),
-        stopped=None if complete else stopped or "stopped",
-        outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
-        personas={persona: dict(counts) for persona, counts in personas.items()},
-        switched_off=session.switched_off,
-        best=best,
-        test=test,
-        note=note,
-        seconds=seconds,
-        training_cpu_seconds=sum(attempt.usage.cpu_seconds for attempt in attempts),
-        report_seconds=time.monotonic() - reporting,
-        files={
-            "journal": session.store.name,
-            "run": str(folder),
-            "surface": str(session.surface.directory),
-        },
-        resume=None
-        if complete
-        else f"python cli.py run --resume {plan.run} --home {os.path.relpath(session.home)}",
+    days: int = Field(
+        default=112, ge=0, description="Days of traffic that a run may let pass on a simulated surface"
     )
 
 
-def _report_seeds(plan: Plan) -> range:
-    """Trainings that no choice was made on: other seeds than the loop's, twice as many."""
-    start = 1000 * (1 + int(plan.context["seed"]))
-    return range(start, start + 2 * int(plan.context["seeds"]))
+class EvolveOutput(OfflineOutput):
+    """What a run of both loops found."""
+
+    experiments: list[dict[str, Any]] = Field(default_factory=list)
+    """`Experiment.summary()` of what this run proposed, in order."""
 
 
-def _runs(home: Path) -> list[str]:
-    return sorted(path.parent.name for path in (home / "runs").glob("*/run.json"))
+class EvolveState(EvolveInput, EvolveOutput, OfflineState):
+    """Constant in size: attempts and experiments are in the journal."""
+
+    until: str | None = None
+    """The surface's day until which `online` goes on, decided before it begins: repeated after a crash, it
+    lets no more days pass."""
+    begun: str | None = None
+    """The surface's time when the run began."""
+    draining: bool = False
+    """All steps are done; live tests are seen through."""
+    live: int = 0
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a crash never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    try:
-        draft.write_text(text + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise EvorankError(
-            f"`{path}` could not be written: {error}. Free some space or choose another --home."
-        ) from error
+def dispatch(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
+    """The next batch of attempts, and how long the surface lives on after it."""
+    session = open_session(context_of(state.context, runtime))
+    operations = _operations(session)
+    if operations is not None:
+        operations.prepare(_progress)
+    update = offline.dispatch(state, runtime)
+    if operations is None:
+        return update
+    now = operations.platform.now()
+    begun = datetime.fromisoformat(state.begun) if state.begun else now
+    last = update["batch"][-1]["step"] + 1 if update["batch"] else state.steps
+    until = begun + timedelta(days=round(state.days * last / state.steps))
+    draining = not update["batch"]
+    if draining:
+        until = now + timedelta(days=1)
+    return update | {"begun": begun.isoformat(), "until": until.isoformat(), "draining": draining}
+
+
+def fan_out(state: EvolveState, runtime: Runtime[Context]) -> Sequence[Send] | str:
+    """The batch side by side; with no step left, the live tests; with none of these, the end."""
+    if state.batch:
+        return [Send("attempt", each) for each in state.batch]
+    session = open_session(context_of(state.context, runtime))
+    return "online" if _operations(session) is not None and not state.stopped else "finish"
+
+
+def online(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
+    """Nominate what won, and let the surface live on until the day that was decided."""
+    session = open_session(context_of(state.context, runtime))
+    operations = _operations(session)
+    if operations is None:
+        return {}
+    for attempt in session.journal.attempts(run=state.run):
+        if attempt.won:
+            nominate(operations, attempt)
+    report = tick(
+        session.context,
+        get_stream_writer(),
+        until=datetime.fromisoformat(state.until) if state.until else None,
+        begin=not state.draining,
+    )
+    return {"live": report.live}
+
+
+def after_online(state: EvolveState, runtime: Runtime[Context]) -> str:
+    """The next batch; when all steps are done, another day as long as a test is live."""
+    session = open_session(context_of(state.context, runtime))
+    operations = _operations(session)
+    passes = operations is not None and isinstance(operations.platform, Timelapse)
+    done = state.draining and not (passes and state.live)
+    return "finish" if done or (session.stop.is_set() and state.draining) else "dispatch"
+
+
+def finish(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
+    """What the run found, from the journal."""
+    session = open_session(context_of(state.context, runtime))
+    found = session.journal.experiments(session.surface.name) if _operations(session) else []
+    mine = [experiment.summary() for experiment in found if experiment.run == state.run]
+    return offline.finish(state, runtime) | {"experiments": mine}
+
+
+def _operations(session: Session) -> Operations | None:
+    return open_operations(session.context) if session.surface.spec.online is not None else None
+
+
+def _progress(text: str) -> None:
+    get_stream_writer()({"event": "note", "text": text})
+
+
+def evolve_builder() -> StateGraph[EvolveState, Context, Any, Any]:
+    """The uncompiled graph: compile it with a checkpointer to resume a run in the middle of its steps."""
+    evolve: StateGraph[EvolveState, Context, Any, Any] = StateGraph(
+        EvolveState, context_schema=Context, input_schema=EvolveInput, output_schema=EvolveOutput
+    )
+    evolve.add_node("dispatch", dispatch)
+    evolve.add_node("attempt", attempt_builder().compile(name="attempt"))
+    evolve.add_node("online", online)
+    evolve.add_node("finish", finish)
+    evolve.add_edge(START, "dispatch")
+    evolve.add_conditional_edges("dispatch", fan_out, ["attempt", "online", "finish"])
+    evolve.add_edge("attempt", "online")
+    evolve.add_conditional_edges("online", after_online, ["dispatch", "finish"])
+    evolve.add_edge("finish", END)
+    return evolve
+
+
+builder = evolve_builder()
+graph = builder.compile(name="evolve")
+"""Compiled bare: `langgraph dev` and surrounding graphs bring their own checkpointer."""

@@ -1,0 +1,211 @@
+"""operations: what the online loop works with: a surface's platform, its schedule, production as it is now.
+
+Everything here can be asked for again after a crash: models are named by what they were trained on, and a
+folder that is there and whole is not made twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evorank.graph.context import Context, Session, open_session
+from evorank.graph.schedule import Schedule, Version
+from evorank.model.delta import apply_delta, fingerprint
+from evorank.model.errors import ConfigurationError, Finding, RefusedDelta, ToolError
+from evorank.model.system import Phi
+from evorank.surfaces.online import Online
+from evorank.surfaces.platform import Platform, open_platform
+from evorank.tools.evaluator.artifact import Artifact
+from evorank.tools.workbench import Workbench
+
+__all__ = ["Operations", "open_operations", "rebase"]
+
+REFRESH_DAYS = 7
+"""A log that is older than this is encoded anew before something is measured on it."""
+VERIFIED_ROWS = 2_000
+
+
+class Operations:
+    """The live handles of a surface's online loop, on top of a session's. Made by `open_operations`."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.home = session.home
+        self.surface = session.surface
+        self.online = _online(session)
+        self.schedule = Schedule(session.store, self.surface.name)
+        self.platform: Platform = open_platform(self.surface, session.workbench.executor.scorer)
+        self._renewed: datetime | None = None
+
+    @property
+    def bench(self) -> Workbench:
+        return self.session.workbench
+
+    def prepare(self, on_progress: Callable[[str], None]) -> None:
+        """Serve production's own trained model, if nothing was ever launched here; and go on from today's."""
+        if self.schedule.current() is None:
+            self.renew()
+            phi = self.bench.production
+            folder = self.train(phi, on_progress)
+            self.schedule.launch(
+                phi=phi,
+                artifact=str(folder.relative_to(self.home)),
+                experiment=None,
+                why="the production Φ that the surface began with",
+                key="first",
+            )
+        self._serve_current()
+        self.renew()
+
+    def roll_back(self, to: int | None, *, by: str, reason: str) -> Version:
+        """Serve an earlier version (default: the one before) again, as a new version. ConfigurationError:
+        there is none."""
+        current = self.schedule.current()
+        version = self.schedule.rollback(to or (current.version - 1 if current else 0), by, reason)
+        self._serve_current()
+        self.renew()
+        return version
+
+    def _serve_current(self) -> None:
+        """Tell the platform what serves: again and again, because a crash may have come before it knew."""
+        current = self.schedule.current()
+        assert current is not None
+        self.platform.launch(
+            str(self.home / current.artifact), current.version, key=f"launch/{current.version}"
+        )
+
+    def production(self) -> Phi:
+        """Φ that serves today: the latest version, or what surface.toml starts with."""
+        version = self.schedule.current()
+        return version.phi if version is not None else self.surface.production()
+
+    def production_of(self, wanted: str) -> Phi:
+        """The production Φ, of today or another time, with a fingerprint. ConfigurationError: none had it."""
+        for version in reversed(self.schedule.versions()):
+            if version.fingerprint == wanted:
+                return version.phi
+        first = self.surface.production()
+        if fingerprint(first) == wanted:
+            return first
+        raise ConfigurationError(
+            f"no production version of surface `{self.surface.name}` has the fingerprint {wanted[:12]}. "
+            "Propose the delta against today's production."
+        )
+
+    def renew(self, *, force: bool = False) -> Workbench:
+        """The workbench with production as it is, on a log that is a week old at most."""
+        now = self.platform.now()
+        stale = self._renewed is None or (now - self._renewed).days >= REFRESH_DAYS
+        production = self.production()
+        if force or stale or production != self.bench.production:
+            spec = self.surface.spec.model_copy(update={"production": production})
+            self.session.renew(replace(self.surface, spec=spec))
+            self._renewed = now
+        return self.bench
+
+    def train(self, phi: Phi, on_progress: Callable[[str], None]) -> Path:
+        """The folder with `phi` trained on the workbench's log; trained only where it is not there yet.
+
+        The name says what it was trained on, so asking again after a crash is the same request. ToolError
+        where the training fails or breaks a guardrail, or what was exported does not score as it did.
+        """
+        bench = self.bench
+        folder = self.home / "artifacts" / f"{fingerprint(phi)[:16]}-{bench.dataset.key[:12]}"
+        if folder.exists():
+            Artifact.open(folder)  # what was changed since is not served
+            return folder
+        on_progress(f"training {fingerprint(phi)[:8]} on {bench.dataset.key[:8]}")
+        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            evaluation = bench.export(phi, draft)
+            broken = bench.exceeded(latency_ms=evaluation.latency_ms, parameters=float(evaluation.parameters))
+            if broken:
+                raise RefusedDelta(broken)
+            self._verify(draft, evaluation.predictions)
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return folder
+
+    def _verify(self, folder: Path, expected: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        """Load what was exported in a process that has never seen it, and let it score rows again."""
+        bench = self.bench
+        begin = bench.score_slice("full").start
+        expected = expected[:VERIFIED_ROWS]
+        with bench.executor.scorer(folder) as scorer:
+            found = scorer.score(bench.dataset.rows(slice(begin, begin + len(expected))))
+        if not np.allclose(found, expected, rtol=1e-4, atol=1e-5):
+            raise ToolError(
+                f"{folder.name} scores other than the model that was exported: the largest difference is "
+                f"{np.abs(found - expected).max():.3g}. Its weights depend on more than was saved."
+            )
+
+    def slot(self, busy: set[int]) -> int | None:
+        """A part of the traffic that no live test has, None where there is none."""
+        return next((number for number in range(self.online.slots) if number not in busy), None)
+
+
+def rebase(changes: list[dict[str, Any]], old: Phi, new: Phi) -> Phi:
+    """The same changes on another production. RefusedDelta where it changed in the same place.
+
+    What a change replaced or removed must be as it was (a `test` operation), and what it added must not be
+    there with another value.
+    """
+    if old == new:
+        return apply_delta(new, changes)
+    guarded: list[dict[str, Any]] = []
+    clashes: list[Finding] = []
+    for change in changes:
+        path = str(change["path"])
+        if change["op"] in ("replace", "remove"):
+            guarded.append({"op": "test", "path": path, "value": _at(old, path)})
+        elif _at(new, path, ABSENT) not in (ABSENT, change.get("value")):
+            clashes.append(Finding(path, "was set by a launch since this was proposed", _at(new, path)))
+        guarded.append(change)
+    if clashes:
+        raise RefusedDelta(clashes)
+    return apply_delta(new, guarded)
+
+
+ABSENT = object()
+
+
+def _at(phi: Any, path: str, default: Any = None) -> Any:
+    """What stands at a JSON Pointer, or `default`."""
+    for token in path.split("/")[1:]:
+        token = token.replace("~1", "/").replace("~0", "~")
+        if not isinstance(phi, Mapping) or token not in phi:
+            return default
+        phi = phi[token]
+    return phi
+
+
+_lock = threading.Lock()
+
+
+def open_operations(context: Context) -> Operations:
+    """The operations of a context's surface, opened once per session. ConfigurationError: no traffic."""
+    session = open_session(context)
+    with _lock:
+        if session.operations is None:
+            session.operations = Operations(session)
+        return session.operations
+
+
+def _online(session: Session) -> Online:
+    online = session.surface.spec.online
+    if online is None:
+        raise ConfigurationError(
+            f"surface `{session.surface.name}` has no live traffic: surface.toml has no [online] section, so "
+            "nothing can be tested on people. Add one, or use a surface that has it, such as `home`."
+        )
+    return online

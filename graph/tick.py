@@ -1,0 +1,323 @@
+"""tick: one look at all that is due in a surface's online loop. Nothing sleeps; nothing is lost in between.
+
+A tick may come late, twice, or from two machines at once: an experiment is moved by whoever holds its lease,
+and every effect has a key. Where the surface's days pass only when told (a simulation), a tick also lets
+them pass.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from langgraph.types import Command
+from pydantic import BaseModel, ConfigDict, Field
+
+from evorank.graph.context import Context
+from evorank.graph.online import Signal, builder
+from evorank.graph.operations import Operations, open_operations, rebase
+from evorank.graph.schedule import Entry
+from evorank.graph.selection import select
+from evorank.graph.state import Attempt, Experiment
+from evorank.model.delta import apply_delta, diff, fingerprint
+from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta
+from evorank.surfaces.platform import Timelapse
+
+__all__ = ["TickReport", "experiment_id", "nominate", "propose", "submit", "tick"]
+
+Event = Mapping[str, Any]
+_NAMESPACE = uuid.UUID("5b0f4f0e-52f1-5c7e-8a53-0f2f6f2f4d55")
+
+
+class TickReport(BaseModel):
+    """What a tick found and did."""
+
+    model_config = ConfigDict(extra="forbid")
+    surface: str
+    now: datetime
+    """The surface's time when the tick ended."""
+    moved: list[dict[str, Any]] = Field(default_factory=list)
+    """Experiments that went on: id, phase, result, what they wait for."""
+    queued: int = 0
+    live: int = 0
+    approvals: list[dict[str, str]] = Field(default_factory=list)
+    """What waits for a person: id, text."""
+    finished: list[str] = Field(default_factory=list)
+    """Experiments that ended in this tick."""
+    launched: list[str] = Field(default_factory=list)
+    errors: list[str] = Field(default_factory=list)
+    """What went wrong with one experiment, or with the passing of a day; the next tick tries again."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued or under way, but for what waits for a person."""
+        return self.queued == 0 and self.live == 0
+
+
+def experiment_id(surface: str, production: str, candidate: str, again: int = 0) -> str:
+    """The id of testing a candidate against a production Φ: the same whoever proposes it, after any crash."""
+    return str(uuid.uuid5(_NAMESPACE, f"{surface}/{production}/{candidate}/{again}"))
+
+
+def nominate(operations: Operations, attempt: Attempt) -> str | None:
+    """Queue the candidate of an attempt that won; None if it is known already."""
+    if attempt.phi is None or attempt.fingerprint is None:
+        return None
+    experiment = Experiment(
+        id=experiment_id(attempt.surface, attempt.production, attempt.fingerprint),
+        surface=attempt.surface,
+        run=attempt.run,
+        attempt=attempt.id,
+        proposed_by=attempt.persona,
+        hypothesis=attempt.hypothesis,
+        category=attempt.category,
+        production=attempt.production,
+        changes=attempt.changes,
+        phi=attempt.phi,
+        fingerprint=attempt.fingerprint,
+        proxy=attempt.comparison,
+    )
+    try:
+        return experiment.id if submit(operations, experiment) else None
+    except ConfigurationError:
+        return None
+
+
+def submit(operations: Operations, experiment: Experiment, *, again: bool = False) -> bool:
+    """Put an experiment into the queue; False if it is there. ConfigurationError names an earlier one of the
+    same candidate, unless it is tested `again` on purpose."""
+    data = experiment.model_dump(mode="json")
+    return operations.schedule.add(experiment.id, experiment.fingerprint, data, again=again)
+
+
+def tick(
+    context: Context,
+    on_event: Callable[[Event], None] = lambda _: None,
+    *,
+    until: datetime | None = None,
+    begin: bool = True,
+) -> TickReport:
+    """Do what is due; where days pass when told, let them pass up to `until`, doing what is due on each.
+
+    `begin`: fill free places from the queue. Without it, tests that are live are seen through.
+
+    What goes wrong with one experiment is in the report's `errors`, and the others go on. Raises
+    EvorankError for what concerns them all: no such surface, no traffic, a clock that went back.
+    """
+    operations = open_operations(context)
+    report = TickReport(surface=operations.surface.name, now=operations.platform.now())
+    operations.prepare(lambda text: on_event({"event": "note", "text": text}))
+    _act(operations, report, on_event, begin)
+    passes = isinstance(operations.platform, Timelapse)
+    while passes and until is not None and report.now < until and not operations.session.stop.is_set():
+        if not _pass_day(operations, report, on_event):
+            break
+        _act(operations, report, on_event, begin)
+    return report
+
+
+def _pass_day(operations: Operations, report: TickReport, on_event: Callable[[Event], None]) -> bool:
+    assert isinstance(operations.platform, Timelapse)
+    try:
+        operations.platform.next_day()
+    except EvorankError as error:
+        report.errors.append(str(error))
+        return False
+    report.now = operations.platform.now()
+    on_event({"event": "day", "now": report.now.isoformat(), "live": report.live})
+    return True
+
+
+def _act(operations: Operations, report: TickReport, on_event: Callable[[Event], None], begin: bool) -> None:
+    """Requests of people first, then what is due, then the queue."""
+    operations.schedule.clock(operations.platform.now())
+    asked = {entry.experiment: _requested(operations, entry) for entry in operations.schedule.entries()}
+    for entry in operations.schedule.entries():
+        signal = asked.get(entry.experiment)
+        if signal is not None or _due(operations, entry):
+            _move(operations, entry, signal or Signal(hold=entry.paused), report, on_event)
+    if begin:
+        _start_next(operations, report, on_event)
+    _count(operations, report)
+
+
+def _requested(operations: Operations, entry: Entry) -> Signal | None:
+    """The oldest thing that a person asked of an experiment and that nobody did yet."""
+    for action in operations.schedule.pending(entry.experiment):
+        if action.action in ("pause", "resume"):
+            operations.schedule.set(entry.experiment, paused=action.action == "pause")
+            operations.schedule.consume(action.id)
+        elif action.action in ("approve", "abort"):
+            return Signal(action=action.action, by=action.by, reason=action.reason)
+    return None
+
+
+def _due(operations: Operations, entry: Entry) -> bool:
+    """Whether an experiment may go on by itself. One in the queue waits to be chosen."""
+    if entry.waiting in ("slot", "approval") or (entry.paused and entry.waiting != "day"):
+        return False  # a live test that is paused is still watched
+    return entry.due is None or entry.due <= operations.platform.now()
+
+
+def _move(
+    operations: Operations,
+    entry: Entry,
+    signal: Signal,
+    report: TickReport,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Let one experiment go on until it parks again, under its lease."""
+    owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+    with operations.schedule.lease(entry.experiment, owner) as mine:
+        if not mine:
+            return
+        graph = builder.compile(checkpointer=operations.session.store.saver)
+        config: Any = {
+            "configurable": {"thread_id": entry.experiment},
+            "metadata": {
+                "kind": "experiment",
+                "graph": "online",
+                "surface": operations.surface.name,
+                "run": entry.data.get("run") or "",
+            },
+        }
+        before = graph.get_state(config)
+        given: Any = None  # in the middle of a node when its process died
+        if not before.values:
+            given = {"record": entry.data}
+        elif before.interrupts:
+            given = Command(resume=signal.model_dump())
+        try:
+            if before.next or not before.values:
+                for event in graph.stream(
+                    given, config, context=operations.session.context, stream_mode="custom", durability="sync"
+                ):
+                    on_event(event)
+        except EvorankError as error:
+            report.errors.append(f"experiment {entry.experiment[:8]}: {error}")
+        else:
+            for action in operations.schedule.pending(entry.experiment):
+                if action.action == signal.action:
+                    operations.schedule.consume(action.id)
+        after = graph.get_state(config)
+        experiment = Experiment.model_validate(after.values["record"])
+        waits = after.interrupts[0].value if after.interrupts else {}
+        ended = bool(after.values) and not after.next
+        operations.schedule.set(
+            entry.experiment,
+            phase=experiment.phase,
+            waiting=waits.get("waits_for", ""),
+            due=datetime.fromisoformat(waits["due"]) if waits.get("due") else None,
+            closed=ended,
+        )
+        report.moved.append(
+            {"id": experiment.id, "phase": experiment.phase, "result": experiment.result}
+            | {"waits_for": waits.get("waits_for", ""), "text": waits.get("text", "")}
+        )
+        if ended:
+            _finish(operations, experiment, report)
+
+
+def _finish(operations: Operations, experiment: Experiment, report: TickReport) -> None:
+    """What follows from an end: a win that could not be launched comes back to the queue."""
+    report.finished.append(experiment.id)
+    if experiment.result == "launched":
+        report.launched.append(experiment.id)
+        operations.renew(force=True)
+    replicated = operations.session.context.replicate and experiment.replication_of is None
+    won = (experiment.decision or {}).get("outcome") == "launch"
+    if experiment.result == "superseded" or (experiment.result == "no_launch" and won and replicated):
+        _again(operations, experiment)
+
+
+def _again(operations: Operations, experiment: Experiment) -> None:
+    """Propose a winner once more: on top of today's production, and with another hash of users."""
+    production = operations.production()
+    try:
+        phi = rebase(experiment.changes, operations.production_of(experiment.production), production)
+    except RefusedDelta:
+        return  # its record says that it won; the next prompts show it
+    superseded = experiment.result == "superseded"
+    fresh = Experiment(
+        id=experiment_id(
+            experiment.surface, fingerprint(production), fingerprint(phi), again=0 if superseded else 1
+        ),
+        production=fingerprint(production),
+        changes=diff(production, phi),
+        phi=phi,
+        fingerprint=fingerprint(phi),
+        replication_of=None if superseded else experiment.id,
+        **experiment.model_dump(
+            include={"surface", "run", "attempt", "proposed_by", "hypothesis", "category", "proxy"}
+        ),
+    )
+    operations.schedule.add(fresh.id, fresh.fingerprint, fresh.model_dump(mode="json"), again=not superseded)
+
+
+def propose(operations: Operations, patch: list[dict[str, Any]], *, why: str, by: str) -> str:
+    """Queue a person's change of today's production; its id.
+
+    RefusedDelta, ToolError: not a valid delta, or over a guardrail; ConfigurationError: tested before.
+    """
+    production = operations.production()
+    phi = apply_delta(production, patch)
+    findings = operations.renew().check(phi)
+    if findings:
+        raise RefusedDelta(findings)
+    if phi == production:
+        raise ConfigurationError("the delta changes nothing: this is production itself. Nothing was queued.")
+    before, after = fingerprint(production), fingerprint(phi)
+    experiment = Experiment(
+        id=experiment_id(operations.surface.name, before, after),
+        surface=operations.surface.name,
+        proposed_by=by,
+        hypothesis=why,
+        production=before,
+        changes=diff(production, phi),
+        phi=phi,
+        fingerprint=after,
+    )
+    if not submit(operations, experiment):
+        raise ConfigurationError(
+            f"experiment {experiment.id[:8]} tests this candidate already. See: python cli.py online status"
+        )
+    return experiment.id
+
+
+def _start_next(operations: Operations, report: TickReport, on_event: Callable[[Event], None]) -> None:
+    """Fill free places from the queue; where the strategist ranks, also give up what fell out."""
+    entries = operations.schedule.entries()
+    busy = [e for e in entries if e.phase != "proposed" and e.waiting != "approval"]
+    waiting = [e for e in entries if e.phase == "proposed" and not e.paused]
+    places = operations.online.slots - len(busy)
+    how = operations.session.context.selection
+    if not waiting or (places <= 0 and how == "fifo"):
+        return
+    positions = {entry.experiment: number for number, entry in enumerate(entries)}
+    pool = [Experiment.model_validate(entry.data) for entry in [*busy, *waiting]]
+    chosen = select(pool, operations.online.slots, operations.session, how, positions)
+    if chosen.reason:
+        on_event({"event": "note", "text": chosen.reason})
+    by_id = {entry.experiment: entry for entry in entries}
+    for identifier in chosen.drop:
+        signal = Signal(action="abort", by="strategist", reason=f"outranked: {chosen.reason}")
+        _move(operations, by_id[identifier], signal, report, on_event)
+    for identifier in chosen.start[: max(0, places + len(chosen.drop))]:
+        if identifier in by_id:
+            _move(operations, by_id[identifier], Signal(), report, on_event)
+
+
+def _count(operations: Operations, report: TickReport) -> None:
+    entries = operations.schedule.entries()
+    report.now = operations.platform.now()
+    report.queued = sum(entry.phase == "proposed" and not entry.paused for entry in entries)
+    report.live = sum(entry.phase != "proposed" and entry.waiting != "approval" for entry in entries)
+    report.approvals = [
+        {"id": entry.experiment, "text": entry.data.get("hypothesis", "")}
+        for entry in entries
+        if entry.waiting == "approval"
+    ]

@@ -1,0 +1,276 @@
+"""An experiment's life, on a real platform whose effects are planted, with real trainings and checkpoints."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from planted import METRICS
+
+from evorank.graph.operations import open_operations, rebase
+from evorank.graph.status import overview, reorder, request
+from evorank.graph.tick import propose, tick
+from evorank.model.errors import ConfigurationError, RefusedDelta
+from evorank.surfaces.online import Online
+from evorank.surfaces.surface import open_surface, save_surface
+
+DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
+
+
+@pytest.fixture
+def live(home, context):
+    """Makes a context on the tiny surface with traffic: live(effect=1.3, approve=True ...)."""
+
+    def make(*, slots: int = 1, wanted: float = 0.1, chat_model=None, fields=None, **options):
+        spec = open_surface(home, "tiny").spec
+        online = Online(
+            platform="planted:Planted",
+            options=options,
+            metrics=METRICS,
+            ramp=(0.5, 1.0),
+            slots=slots,
+            holdback=0.0,
+            wanted_lift=wanted,
+            minimum_rows=100,
+        )
+        save_surface(home, spec.model_copy(update={"online": online}))
+        return context(chat_model, selection="fifo", **(fields or {}))
+
+    return make
+
+
+def days(context, number: int):
+    """Ticks until `number` more days have passed."""
+    until = open_operations(context).platform.now() + timedelta(days=number)
+    return tick(context, until=until)
+
+
+def only(context):
+    (experiment,) = open_operations(context).session.journal.experiments("tiny")
+    return experiment
+
+
+def effects(home: Path) -> list[str]:
+    lines = (home / "surfaces" / "tiny" / "effects.jsonl").read_text().splitlines()
+    return [json.loads(line)["method"] for line in lines]
+
+
+def test_a_candidate_that_people_like_goes_through_five_phases_and_is_launched(live, home):
+    context = live(effect=1.25)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    report = days(context, 15)
+    found = only(context)
+    assert report.errors == []
+    assert found.result == "launched", found.reason
+    assert list(found.times) == ["proposed", "validated", "training", "live", "completed"] or set(
+        found.times
+    ) == {"proposed", "validated", "training", "live", "completed"}
+    assert found.effects[0]["lift_low"] > 0
+    assert len(found.readings) == 14
+    assert found.version == 2
+    operations = open_operations(context)
+    assert operations.production()["optimizer"]["args"]["lr"] == 0.05
+    assert operations.platform.running() == []
+    assert effects(home) == ["launch", "start", "ramp", "stop", "launch"]
+
+
+def test_the_north_star_is_not_read_before_the_horizon(live):
+    context = live(effect=1.25)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 10)
+    found = only(context)
+    assert found.phase == "live"
+    assert found.effects == []
+    assert {look["metric"] for reading in found.readings for look in reading["looks"]} == {"dislikes"}
+
+
+def test_a_candidate_that_changes_nothing_is_not_launched(live):
+    context = live(effect=1.0)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 15)
+    assert only(context).result == "no_launch"
+    assert only(context).decision["rule"] == "no_superior_metric"
+
+
+def test_a_candidate_that_breaks_a_guardrail_is_stopped_within_days(live, home):
+    context = live(effect=1.25, harm=2.0)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 15)
+    found = only(context)
+    assert found.result == "aborted"
+    assert "dislikes" in found.reason
+    assert len(found.readings) < 10
+    assert "stop" in effects(home)
+
+
+def test_lost_exposures_end_a_test_whatever_its_metrics_say(live):
+    context = live(effect=1.25, lose=0.3)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 15)
+    assert only(context).result == "aborted"
+    assert "equal arms" in only(context).reason
+
+
+def test_a_test_that_could_see_nothing_waits_for_a_person(live):
+    context = live(users=300, wanted=0.01)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    report = days(context, 3)
+    assert [each["id"] for each in report.approvals] == [only(context).id]
+    assert only(context).phase == "validated"
+    request(context, only(context).id[:8], "approve", by="bob", reason="we have time")
+    days(context, 1)
+    assert only(context).phase == "live"
+    assert only(context).approvals[0]["by"] == "bob"
+
+
+def test_a_person_approves_the_launch_or_refuses_it(live, home):
+    context = live(effect=1.25, fields={"approve": True})
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    report = days(context, 16)
+    assert report.approvals
+    assert open_operations(context).schedule.current().version == 1
+    assert "superior_and_safe" in only(context).decision["rule"]
+    request(context, only(context).id, "abort", by="bob", reason="not before the holidays")
+    tick(context)
+    assert only(context).result == "no_launch"
+    assert "not before the holidays" in only(context).reason
+    assert open_operations(context).platform.running() == []
+
+
+def test_what_cannot_be_asked_is_refused_and_says_why(live):
+    context = live()
+    operations = open_operations(context)
+    identifier = propose(operations, DELTA, why="a smaller step", by="ada")
+    tick(context)
+    with pytest.raises(ConfigurationError, match="not for an approval"):
+        request(context, identifier, "approve", by="bob", reason="")
+    with pytest.raises(ConfigurationError, match="names no experiment"):
+        request(context, "ffffffff-0", "abort", by="bob", reason="")
+    with pytest.raises(ConfigurationError, match=identifier[:8]):
+        propose(operations, DELTA, why="the same again", by="eve")
+    with pytest.raises(ConfigurationError, match="changes nothing"):
+        propose(operations, [], why="nothing", by="eve")
+    with pytest.raises(RefusedDelta, match="/optimizer/args/lr"):
+        propose(operations, [DELTA[0] | {"value": -1}], why="wrong", by="eve")
+
+
+def test_a_live_test_that_is_aborted_gives_its_traffic_back(live):
+    context = live(effect=1.25)
+    identifier = propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 3)
+    assert open_operations(context).platform.running()
+    request(context, identifier, "abort", by="bob", reason="changed my mind")
+    tick(context)
+    assert open_operations(context).platform.running() == []
+    assert only(context).result == "aborted"
+    with pytest.raises(ConfigurationError, match="ended"):
+        request(context, identifier, "abort", by="bob", reason="again")
+
+
+def test_a_paused_test_is_watched_and_goes_no_further(live):
+    context = live(effect=1.25)
+    identifier = propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 2)
+    request(context, identifier, "pause", by="bob", reason="")
+    days(context, 15)
+    found = only(context)
+    assert found.phase == "live"
+    assert found.effects == []
+    assert len(found.readings) > 14
+    request(context, identifier, "resume", by="bob", reason="")
+    days(context, 2)
+    assert only(context).result == "launched"
+
+
+def test_the_queue_is_first_in_first_out_and_can_be_reordered(live):
+    context = live()
+    operations = open_operations(context)
+    ids = [
+        propose(operations, [DELTA[0] | {"value": rate}], why=f"rate {rate}", by="ada")
+        for rate in (0.05, 0.06, 0.07)
+    ]
+    reorder(context, ids[2], 1)
+    days(context, 1)
+    assert [each["id"] for each in overview(context).live] == [ids[2]]
+    assert [each["id"] for each in overview(context).queue] == ids[:2]
+
+
+def test_two_tests_at_once_have_users_of_their_own(live):
+    context = live(slots=2)
+    operations = open_operations(context)
+    for rate in (0.05, 0.06):
+        propose(operations, [DELTA[0] | {"value": rate}], why=f"rate {rate}", by="ada")
+    days(context, 3)
+    with operations.platform.connect() as database:
+        (both,) = database.execute(
+            "SELECT count(*) FROM (SELECT user_id FROM exposures GROUP BY 1 "
+            "HAVING count(DISTINCT experiment_id) > 1)"
+        ).fetchone()
+        (tests,) = database.execute("SELECT count(DISTINCT experiment_id) FROM exposures").fetchone()
+    assert (both, tests) == (0, 2)
+
+
+def test_a_win_that_production_has_overtaken_is_proposed_anew_on_top_of_it(live):
+    context = live(slots=2, effect=1.25)
+    operations = open_operations(context)
+    first = propose(operations, DELTA, why="a smaller step", by="ada")
+    wider = [{"op": "replace", "path": "/architecture/embedding_dim", "value": 6}]
+    second = propose(operations, wider, why="wider", by="ada")
+    days(context, 16)
+    found = {each.id: each for each in operations.session.journal.experiments("tiny")}
+    assert {found[first].result, found[second].result} == {"launched", "superseded"}
+    (third,) = set(found) - {first, second}
+    phi = found[third].phi
+    assert (phi["optimizer"]["args"]["lr"], phi["architecture"]["embedding_dim"]) == (0.05, 6)
+
+
+def test_a_winner_can_be_asked_to_win_twice(live):
+    context = live(effect=1.25, fields={"replicate": True})
+    operations = open_operations(context)
+    first = propose(operations, DELTA, why="a smaller step", by="ada")
+    days(context, 16)
+    assert operations.schedule.current().version == 1
+    days(context, 16)
+    found = {each.id: each for each in operations.session.journal.experiments("tiny")}
+    assert found[first].result == "no_launch"
+    (again,) = (each for each in found.values() if each.id != first)
+    assert again.replication_of == first
+    assert again.result == "launched"
+
+
+def test_a_platform_that_times_out_is_asked_again_and_nothing_is_lost(live, home):
+    context = live(effect=1.25, fail={"start": 2, "status": 2})
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    days(context, 1)
+    assert "timed out" in only(context).trouble
+    days(context, 22)
+    assert only(context).result == "launched"
+    assert effects(home).count("start") == 1
+
+
+def test_rolling_back_serves_the_version_before(live, home):
+    context = live(effect=1.25)
+    operations = open_operations(context)
+    propose(operations, DELTA, why="a smaller step", by="ada")
+    days(context, 16)
+    before = operations.schedule.versions()[0].phi
+    version = operations.roll_back(None, by="bob", reason="the shop complained")
+    assert version.version == 3
+    assert operations.production() == before
+    assert "the shop complained" in version.why
+    assert effects(home)[-1] == "launch"
+
+
+def test_the_same_delta_goes_on_another_production_only_where_it_did_not_change():
+    old = {"a": {"x": 1, "y": 2}, "b": 3}
+    changes = [
+        {"op": "replace", "path": "/a/x", "value": 5},
+        {"op": "add", "path": "/c", "value": 7},
+    ]
+    assert rebase(changes, old, old | {"b": 4}) == {"a": {"x": 5, "y": 2}, "b": 4, "c": 7}
+    with pytest.raises(RefusedDelta, match="/a/x"):
+        rebase(changes, old, {"a": {"x": 9, "y": 2}, "b": 3})
+    with pytest.raises(RefusedDelta, match="/c"):
+        rebase(changes, old, old | {"c": 1, "b": 9})
