@@ -100,6 +100,7 @@ def online(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
         get_stream_writer(),
         until=datetime.fromisoformat(state.until) if state.until else None,
         begin=not state.draining,
+        wait_for_nothing=False,
     )
     return {"live": report.live}
 

@@ -184,7 +184,6 @@ def completed(state: OnlineState, runtime: Runtime[Context]) -> dict[str, Any]:
     if experiment.started:
         operations.platform.stop(experiment.id, key=f"{experiment.id}/stop")
     if experiment.result == "launched":
-        folder = operations.home / experiment.artifacts["candidate"]
         version = operations.schedule.launch(
             phi=experiment.phi,
             artifact=experiment.artifacts["candidate"],
@@ -192,7 +191,7 @@ def completed(state: OnlineState, runtime: Runtime[Context]) -> dict[str, Any]:
             why=experiment.hypothesis,
             key=f"{experiment.id}/launch",
         )
-        operations.platform.launch(str(folder), version.version, key=f"launch/{version.version}")
+        operations.serve(version)
         experiment = experiment.model_copy(update={"version": version.version})
     experiment = _dated(experiment, "completed", operations)
     _tell(experiment, f"{experiment.result}: {experiment.reason}")

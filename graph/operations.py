@@ -63,7 +63,9 @@ class Operations:
                 why="the production Φ that the surface began with",
                 key="first",
             )
-        self._serve_current()
+        current = self.schedule.current()
+        assert current is not None
+        self.serve(current)  # again and again: a crash may have come before the platform knew
         self.renew()
 
     def roll_back(self, to: int | None, *, by: str, reason: str) -> Version:
@@ -71,17 +73,15 @@ class Operations:
         there is none."""
         current = self.schedule.current()
         version = self.schedule.rollback(to or (current.version - 1 if current else 0), by, reason)
-        self._serve_current()
+        self.serve(version)
         self.renew()
         return version
 
-    def _serve_current(self) -> None:
-        """Tell the platform what serves: again and again, because a crash may have come before it knew."""
-        current = self.schedule.current()
-        assert current is not None
-        self.platform.launch(
-            str(self.home / current.artifact), current.version, key=f"launch/{current.version}"
-        )
+    def serve(self, version: Version) -> None:
+        """Let the platform serve a version: once, however often it is told. It counts launches after the
+        first: its version 0 is what the surface began with, and what the holdback keeps."""
+        folder = str(self.home / version.artifact)
+        self.platform.launch(folder, version.version - 1, key=f"launch/{version.version}")
 
     def production(self) -> Phi:
         """Φ that serves today: the latest version, or what surface.toml starts with."""

@@ -100,10 +100,12 @@ def tick(
     *,
     until: datetime | None = None,
     begin: bool = True,
+    wait_for_nothing: bool = True,
 ) -> TickReport:
     """Do what is due; where days pass when told, let them pass up to `until`, doing what is due on each.
 
     `begin`: fill free places from the queue. Without it, tests that are live are seen through.
+    `wait_for_nothing`: days pass also while no test is live.
 
     What goes wrong with one experiment is in the report's `errors`, and the others go on. Raises
     EvorankError for what concerns them all: no such surface, no traffic, a clock that went back.
@@ -114,6 +116,8 @@ def tick(
     _act(operations, report, on_event, begin)
     passes = isinstance(operations.platform, Timelapse)
     while passes and until is not None and report.now < until and not operations.session.stop.is_set():
+        if not (report.live or wait_for_nothing):
+            break
         if not _pass_day(operations, report, on_event):
             break
         _act(operations, report, on_event, begin)
