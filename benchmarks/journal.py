@@ -1,8 +1,9 @@
 """The journal's costs as it grows: milliseconds per append, bytes per record, cold and incremental reads.
 
-    python benchmarks/journal.py [--records 100 1000 10000] [--json]
+    python benchmarks/journal.py [--records 100 1000 10000] [--store postgresql://...] [--json]
 
-Writes only to a temporary directory. About half a minute for the default sizes.
+Writes only to a temporary directory, or to the empty database that `--store` names. About half a
+minute for the default sizes.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from langgraph.checkpoint.base import empty_checkpoint
 
 from evorank.graph.journal import Journal, thread_id
-from evorank.graph.state import Attempt
+from evorank.graph.state import Attempt, Experiment
+from evorank.graph.store import Store
 
 READ = """
 import sys, time
 from pathlib import Path
 from evorank.graph.journal import Journal
-journal = Journal.open(Path(sys.argv[1]))
+journal = Journal.open(Path(sys.argv[1]), url=sys.argv[2] or None)
 start = time.perf_counter()
 count = len(journal.attempts())
 print(count, time.perf_counter() - start)
@@ -112,11 +117,16 @@ def record(step: int) -> Attempt:
     )
 
 
-def measure(records: int) -> dict[str, float]:
+def measure(records: int, url: str | None = None) -> dict[str, float]:
     """One size: fill a fresh journal, then read it in fresh processes and behind a watermark."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        writer = Journal.open(home)
+        writer = Journal.open(home, url=url)
+        before = len(writer.attempts())
+        if before:
+            raise SystemExit(
+                f"{writer.store.name} holds {before} attempts: give one size, and an empty database"
+            )
         appends = []
         for step in range(records):
             entry = record(step)
@@ -126,12 +136,12 @@ def measure(records: int) -> dict[str, float]:
         cold = []
         for _ in range(3):
             answer = subprocess.run(
-                [sys.executable, "-c", READ, folder], check=True, capture_output=True, text=True
+                [sys.executable, "-c", READ, folder, url or ""], check=True, capture_output=True, text=True
             )
             count, seconds = answer.stdout.split()
             assert int(count) == records
             cold.append(float(seconds))
-        reader = Journal.open(home)
+        reader = Journal.open(home, url=url)
         reader.attempts()
         incremental = []
         for step in range(records, records + 20):
@@ -140,6 +150,7 @@ def measure(records: int) -> dict[str, float]:
             found = reader.attempts()
             incremental.append(time.perf_counter() - start)
             assert len(found) == step + 1
+        threads = experiments(writer.store, reader, records // 100)
         tail = appends[-max(20, records // 10) :]
         writer.close()
         reader.close()
@@ -151,7 +162,33 @@ def measure(records: int) -> dict[str, float]:
         "bytes_per_record": size / (records + 20),
         "cold_read_s": min(cold),
         "incremental_read_ms": 1e3 * statistics.median(incremental),
+        "one_moved_experiment_ms": threads,
     }
+
+
+def experiments(store: Store, reader: Journal, count: int) -> float:
+    """Milliseconds to read what moved, among `count` threads of 40 checkpoints (a test of two weeks) each."""
+    phi = {
+        "id": "",
+        "surface": "simulated",
+        "proposed_by": "x",
+        "production": "",
+        "phi": PHI,
+        "fingerprint": "",
+    }
+    taken = []
+    for thread in range(count):
+        for step in range(40):
+            where: Any = {"configurable": {"thread_id": f"experiment {thread}", "checkpoint_ns": ""}}
+            checkpoint = empty_checkpoint()
+            checkpoint["channel_values"] = {"record": Experiment(**phi | {"id": str(thread)}).model_dump()}
+            checkpoint["channel_versions"] = {"record": str(step)}
+            metadata: Any = {"source": "loop", "step": step, "kind": "experiment"}
+            store.saver.put(where, checkpoint, metadata, {"record": str(step)})
+        start = time.perf_counter()
+        assert len(reader.experiments()) == thread + 1
+        taken.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(taken[-20:]) if taken else 0.0
 
 
 def main() -> None:
@@ -159,19 +196,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--records", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--store", help="an empty PostgreSQL database in place of a file")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     options = parser.parse_args()
-    rows = [measure(records) for records in options.records]
+    rows = [measure(records, options.store) for records in options.records]
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print("| records | append, ms | its last tenth, ms | KB per record | cold read, s | one new record, ms |")
-    print("|--:|--:|--:|--:|--:|--:|")
+    print(
+        "| records | append, ms | its last tenth, ms | KB per record | cold read, s | one new record, ms "
+        "| one moved experiment, ms |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|")
     for row in rows:
         print(
             f"| {row['records']:,} | {row['append_ms']:.2f} | {row['append_ms_last_tenth']:.2f} "
             f"| {row['bytes_per_record'] / 1024:.1f} | {row['cold_read_s']:.3f} "
-            f"| {row['incremental_read_ms']:.2f} |"
+            f"| {row['incremental_read_ms']:.2f} | {row['one_moved_experiment_ms']:.2f} |"
         )
 
 

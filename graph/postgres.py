@@ -11,7 +11,7 @@ URL (PGPASSWORD, or ~/.pgpass); one that is in it is never shown, and never writ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -41,16 +41,17 @@ class PostgresStore(Store):
 
     def __init__(self, url: str, create: bool = True) -> None:
         try:
-            self._where: dict[str, Any] = PATIENCE | conninfo_to_dict(url)
+            where: dict[str, Any] = PATIENCE | conninfo_to_dict(url)
         except psycopg.Error:  # its text quotes the URL
             raise ConfigurationError(
                 "`store` is not a PostgreSQL URL that can be read. Write "
                 "postgresql://USER@HOST:PORT/DATABASE, with %40 for an @ in a name or password."
             ) from None
-        self.name = _shown(self._where)
+        self.name = _shown(where)
+        self._redacted = _hiding(where.get("password"))
         with self._explained():
             # Not from the pool: it would try for half a minute and then not say why.
-            with psycopg.connect(**self._where, autocommit=True) as connection:
+            with psycopg.connect(**where, autocommit=True) as connection:
                 if not _is_set_up(connection):
                     if not create:
                         raise ConfigurationError(
@@ -58,7 +59,7 @@ class PostgresStore(Store):
                         )
                     self._prepare(connection)
             self._pool: ConnectionPool[Any] = ConnectionPool(
-                kwargs=self._where | {"autocommit": True},
+                kwargs=where | {"autocommit": True},
                 min_size=1,
                 max_size=CONNECTIONS,
                 timeout=store.BUSY_SECONDS,
@@ -106,9 +107,8 @@ class PostgresStore(Store):
             yield
         except psycopg.Error as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            secret = self._where.get("password")
-            told = JournalError(f"{self.name}: {_advice(error)} ({_without(said, secret)}).")
-            raise told from (None if secret and secret in str(error) else error)
+            told = JournalError(f"{self.name}: {_advice(error)} ({self._redacted(said)}).")
+            raise told from (error if self._redacted(str(error)) == str(error) else None)
 
 
 class _PoolSaver(CheckedSaver, PostgresSaver):
@@ -149,8 +149,9 @@ def _shown(where: dict[str, Any]) -> str:
     return f"postgresql://{user}{where.get('host', '')}{port}/{where.get('dbname', '')}"
 
 
-def _without(text: str, secret: str | None) -> str:
-    return text.replace(secret, "***") if secret else text
+def _hiding(secret: str | None) -> Callable[[str], str]:
+    """A closure, so that no attribute holds the password where a printed object would show it."""
+    return lambda text: text.replace(secret, "***") if secret else text
 
 
 def _advice(error: psycopg.Error) -> str:

