@@ -36,7 +36,6 @@ PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "application_name
 class PostgresStore(Store):
     """A database on a server, shared by everybody who names it."""
 
-    path = None
     kind_of = "metadata->>'kind'"
 
     def __init__(self, url: str, create: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 One row per experiment: its phase, its place in the queue, when it is due, and who works on it just now. What
 an experiment *found* is in its thread (`Journal.experiments`); a row says only what to do next. Here too:
-what people asked of experiments, and the versions of production, newest last.
+what people asked of experiments, and through `Versions` what the surface serves.
 
 Every write is one transaction, so any number of ticks, on any number of machines, may run at once.
 """
@@ -19,9 +19,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from evorank.graph.leases import Leases
 from evorank.graph.state import Phase
 from evorank.graph.store import Access, Store
-from evorank.model.delta import fingerprint as fingerprint_of
+from evorank.graph.versions import Version, Versions
 from evorank.model.errors import ConfigurationError, JournalError
 
 __all__ = ["Action", "ActionName", "Entry", "Schedule", "Version"]
@@ -70,23 +71,7 @@ class Action(_Record):
     """Wall clock, UTC."""
 
 
-class Version(_Record):
-    """A version of a surface's production. They are never changed; a rollback is a new one."""
-
-    version: int
-    """From 1."""
-    phi: dict[str, Any]
-    fingerprint: str
-    artifact: str
-    """The trained model's folder, as it was given."""
-    experiment: str | None
-    """Which experiment it came from; None: none."""
-    why: str
-    at: datetime
-    """Wall clock, UTC."""
-
-
-class Schedule:
+class Schedule(Versions):
     """The schedule of one surface. Safe to share between threads; processes share the store.
 
     Raises ConfigurationError for what a caller may not ask (an unknown experiment, a Φ that was tested, a
@@ -94,10 +79,8 @@ class Schedule:
     """
 
     def __init__(self, store: Store, surface: str) -> None:
-        self.store = store
-        self.surface = surface
-        self._leases: dict[str, int] = {}
-        """Experiment that this object works on -> the version its row must have."""
+        super().__init__(store, surface)
+        self._leases = Leases(store)
         self._guard = threading.Lock()
 
     # -- the queue
@@ -131,7 +114,7 @@ class Schedule:
                 " (experiment, surface, fingerprint, production, data, phase, place, opened_at)"
                 " SELECT ?, ?, ?, ?, ?, 'proposed', coalesce(max(place), 0) + 1, ? FROM evorank_schedule",
                 *(experiment, self.surface, fingerprint, data["production"], json.dumps(data)),
-                _stamp(access),
+                access.stamp,
             )
         return True
 
@@ -193,11 +176,13 @@ class Schedule:
     def lease(self, experiment: str, owner: str, seconds: float = 900) -> Iterator[bool]:
         """Work on an experiment alone: true if nobody else does. Given back at the end.
 
-        Goes by the wall clock (the server's, where there is one): a lease that ran out may be taken by
-        somebody else, and then the earlier owner's `set` is refused.
+        Goes by the wall clock (the server's, where there is one): a lease that ran out, or whose process
+        is gone, may be taken by somebody else, and then the earlier owner's `set` is refused.
         """
         with self._guard:
-            mine = experiment not in self._leases and self._take(experiment, owner, seconds)
+            with self.store.reading() as access:
+                self._row(access, experiment)
+            mine = self._leases.take(experiment, owner, seconds)
         if not mine:
             yield False
             return
@@ -205,14 +190,15 @@ class Schedule:
             yield True
         except BaseException:
             with suppress(JournalError):  # it runs out by itself; what went wrong before says more
-                self._give_back(experiment)
+                self._leases.give_back(experiment)
             raise
-        self._give_back(experiment)
+        self._leases.give_back(experiment)
 
     def renew(self, experiment: str, seconds: float = 900) -> None:
         """Keep a lease for so long from now. JournalError if somebody else has it."""
         with self.store.transaction() as access:
-            self._write(access, experiment, {"expires": access.time + seconds})
+            self._row(access, experiment)
+            self._leases.write(access, experiment, {"expires": access.time + seconds})
 
     def set(
         self,
@@ -228,53 +214,19 @@ class Schedule:
         but for `paused` alone, which needs none.
         """
         with self.store.transaction() as access:
+            self._row(access, experiment)
             given: dict[str, Any] = {"phase": phase, "waiting": waiting}
             changes = {name: value for name, value in given.items() if value is not None}
             if not isinstance(due, EllipsisType):
                 changes["due"] = due and _utc(due, "due")
             if closed:
-                changes["closed_at"] = _stamp(access)
+                changes["closed_at"] = access.stamp
             if paused is not None:
-                self._row(access, experiment)
                 access.execute(
                     "UPDATE evorank_schedule SET paused = ? WHERE experiment = ?", int(paused), experiment
                 )
             if changes:
-                self._write(access, experiment, changes)
-
-    def _take(self, experiment: str, owner: str, seconds: float) -> bool:
-        with self.store.transaction() as access:
-            self._row(access, experiment)
-            taken = access.execute(
-                "UPDATE evorank_schedule SET owner = ?, expires = ?, version = version + 1"
-                " WHERE experiment = ? AND (owner IS NULL OR expires <= ?) RETURNING version",
-                *(owner, access.time + seconds, experiment, access.time),
-            )
-        if taken:
-            self._leases[experiment] = taken[0][0]
-        return bool(taken)
-
-    def _give_back(self, experiment: str) -> None:
-        version = self._leases.pop(experiment)
-        with self.store.transaction() as access:
-            access.execute(
-                "UPDATE evorank_schedule SET owner = NULL, expires = NULL"
-                " WHERE experiment = ? AND version = ?",
-                *(experiment, version),
-            )
-
-    def _write(self, access: Access, experiment: str, changes: dict[str, Any]) -> None:
-        """The version a lease was taken at is what fences off an owner whose lease is another's by now."""
-        self._row(access, experiment)
-        version = self._leases.get(experiment)
-        names = ", ".join(f"{name} = ?" for name in changes)
-        written = access.execute(
-            f"UPDATE evorank_schedule SET {names} WHERE experiment = ? AND version = ? RETURNING owner",
-            *(*changes.values(), experiment, version),
-        )
-        if not written:
-            why = "no lease is held" if version is None else "the lease ran out and somebody else has it"
-            raise JournalError(f"experiment {experiment}: {why}. Nothing was changed; the next tick goes on.")
+                self._leases.write(access, experiment, changes)
 
     def _row(self, access: Access, experiment: str) -> str | None:
         """When it was closed; ConfigurationError where there is no such experiment."""
@@ -304,7 +256,7 @@ class Schedule:
             rows = access.execute(
                 "INSERT INTO evorank_actions (id, experiment, action, requested_by, reason, at)"
                 " SELECT coalesce(max(id), 0) + 1, ?, ?, ?, ?, ? FROM evorank_actions RETURNING id",
-                *(experiment, action, by, reason, _stamp(access)),
+                *(experiment, action, by, reason, access.stamp),
             )
         identifier: int = rows[0][0]
         return identifier
@@ -325,78 +277,9 @@ class Schedule:
             taken = access.execute(
                 "UPDATE evorank_actions SET consumed_at = ? WHERE id = ? AND consumed_at IS NULL"
                 " RETURNING id",
-                *(_stamp(access), action_id),
+                *(access.stamp, action_id),
             )
         return bool(taken)
-
-    # -- production
-
-    def versions(self) -> list[Version]:
-        """Every version that this surface served, oldest first."""
-        with self.store.reading() as access:
-            return self._versions(access)
-
-    def current(self) -> Version | None:
-        """What the surface serves; None: nothing was launched yet."""
-        return next(reversed(self.versions()), None)
-
-    def launch(
-        self, *, phi: dict[str, Any], artifact: str, experiment: str | None, why: str, key: str
-    ) -> Version:
-        """Make Φ the newest version of production. The same `key` again gives the version that it made."""
-        with self.store.transaction() as access:
-            return self._launch(access, phi, artifact, experiment, why, key)
-
-    def rollback(self, to: int, by: str, reason: str) -> Version:
-        """A new version with the Φ and the artifact of an earlier one. ConfigurationError: no such version,
-        or it is what is served already."""
-        with self.store.transaction() as access:
-            versions = self._versions(access)
-            old = next((version for version in versions if version.version == to), None)
-            if old is None:
-                raise ConfigurationError(f"`to` must be a version of 1..{len(versions)}, got {to}.")
-            now = versions[-1]
-            if (now.fingerprint, now.artifact) == (old.fingerprint, old.artifact):
-                raise ConfigurationError(
-                    f"version {now.version} serves the Φ of version {to} already; nothing was changed."
-                )
-            why = f"rollback to version {to} by {by}: {reason}"
-            key = f"rollback/{now.version + 1}"
-            return self._launch(access, old.phi, old.artifact, old.experiment, why, key)
-
-    def _versions(self, access: Access) -> list[Version]:
-        rows = access.execute(
-            "SELECT version, phi, fingerprint, artifact, experiment, why, at FROM evorank_versions"
-            " WHERE surface = ? ORDER BY version",
-            self.surface,
-        )
-        named = (dict(zip(Version.model_fields, row, strict=True)) for row in rows)
-        return [Version(**(fields | {"phi": json.loads(fields["phi"])})) for fields in named]
-
-    def _launch(
-        self, access: Access, phi: dict[str, Any], artifact: str, experiment: str | None, why: str, key: str
-    ) -> Version:
-        mark = fingerprint_of(phi)
-        access.execute(
-            "INSERT INTO evorank_versions"
-            " (surface, version, idempotency_key, phi, fingerprint, artifact, experiment, why, at)"
-            " SELECT ?, coalesce(max(version), 0) + 1, ?, ?, ?, ?, ?, ?, ? FROM evorank_versions"
-            " WHERE surface = ? ON CONFLICT (surface, idempotency_key) DO NOTHING",
-            *(self.surface, key, json.dumps(phi), mark, artifact, experiment, why, _stamp(access)),
-            self.surface,
-        )
-        rows = access.execute(
-            "SELECT version FROM evorank_versions WHERE surface = ? AND idempotency_key = ?",
-            self.surface,
-            key,
-        )
-        made = self._versions(access)[rows[0][0] - 1]
-        if made.fingerprint != mark:
-            raise ConfigurationError(
-                f"launch `{key}` made version {made.version} with another Φ before "
-                f"({made.fingerprint[:12]}, now {mark[:12]}). Nothing was launched."
-            )
-        return made
 
     # -- time
 
@@ -417,10 +300,6 @@ class Schedule:
                     " ON CONFLICT (surface) DO UPDATE SET now = excluded.now",
                     *(self.surface, wanted),
                 )
-
-
-def _stamp(access: Access) -> str:
-    return datetime.fromtimestamp(access.time, UTC).isoformat()
 
 
 def _utc(moment: datetime, field: str) -> str:

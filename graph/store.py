@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,6 +98,11 @@ class Access:
         """Unix seconds, of the one clock that everybody who shares the store goes by."""
         return self.clock()
 
+    @property
+    def stamp(self) -> str:
+        """That time in ISO 8601, UTC."""
+        return datetime.fromtimestamp(self.time, UTC).isoformat()
+
 
 class CheckedSaver(BaseCheckpointSaver[Any]):
     """Mixin for a saver: its errors become JournalErrors, and a thread's history never forks in silence.
@@ -160,8 +166,6 @@ class Store(ABC):
 
     name: str
     """Path or URL, without a password: for messages."""
-    path: Path | None
-    """The file, where it is one."""
     saver: BaseCheckpointSaver[Any]
     """For graphs whose threads shall be found by `Journal`: compile with it."""
     kind_of: ClassVar[str]

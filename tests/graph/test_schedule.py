@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -154,15 +156,33 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_owner_can_change_nothing_mor
     assert schedule.entries()[0].phase == "training"
 
 
-def test_a_killed_owner_holds_a_lease_until_it_runs_out(open_schedule, another):
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="it shows on Linux only that a process is gone"
+)
+def test_a_killed_process_holds_up_nobody_on_its_machine(open_schedule, another):
     schedule = open_schedule()
     add(schedule, "e1")
-    process = another("lease", "home", "e1", 1.5)
+    process = another("lease", "home", "e1", 900)
     assert process.answer() == "True"
-    process.kill()
     with schedule.lease("e1", "me") as mine:
         assert not mine
-    time.sleep(1.6)
+    process.process.kill()
+    os.waitid(
+        os.P_PID, process.process.pid, os.WEXITED | os.WNOWAIT
+    )  # dead, and its parent does not know yet
+    with schedule.lease("e1", "me") as mine:
+        assert mine
+
+
+@pytest.mark.parametrize("owner", ["tick@another-boot/pid:[1]/1/1", "tick@", "a person"])
+def test_a_lease_of_another_machine_runs_its_time(open_schedule, owner):
+    schedule = open_schedule()
+    add(schedule, "e1")
+    with schedule.store.transaction() as access:
+        access.execute("UPDATE evorank_schedule SET owner = ?, expires = ?", owner, access.time + 1)
+    with schedule.lease("e1", "me") as mine:
+        assert not mine
+    time.sleep(1.1)
     with schedule.lease("e1", "me") as mine:
         assert mine
 
