@@ -21,6 +21,7 @@ from typing import Any
 from langgraph.checkpoint.base import empty_checkpoint
 
 from evorank.graph.journal import Journal, thread_id
+from evorank.graph.sqlite import SqliteStore
 from evorank.graph.state import Attempt, Experiment
 from evorank.graph.store import Store
 
@@ -150,11 +151,11 @@ def measure(records: int, url: str | None = None) -> dict[str, float]:
             found = reader.attempts()
             incremental.append(time.perf_counter() - start)
             assert len(found) == step + 1
+        size = bytes_of(writer.store, home)
         threads = experiments(writer.store, reader, records // 100)
         tail = appends[-max(20, records // 10) :]
         writer.close()
         reader.close()
-        size = sum(path.stat().st_size for path in home.iterdir())
     return {
         "records": records,
         "append_ms": 1e3 * statistics.median(appends),
@@ -164,6 +165,15 @@ def measure(records: int, url: str | None = None) -> dict[str, float]:
         "incremental_read_ms": 1e3 * statistics.median(incremental),
         "one_moved_experiment_ms": threads,
     }
+
+
+def bytes_of(store: Store, home: Path) -> int:
+    if isinstance(store, SqliteStore):
+        with store.reading() as access:
+            access.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return sum(path.stat().st_size for path in home.iterdir())
+    with store.reading() as access:
+        return int(access.execute("SELECT pg_database_size(current_database())")[0][0])
 
 
 def experiments(store: Store, reader: Journal, count: int) -> float:
