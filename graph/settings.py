@@ -166,12 +166,12 @@ def _chat_model(settings: Settings) -> str:
 
 
 def _surface(settings: Settings) -> str:
-    from evorank.surfaces.surface import list_surfaces, open_surface
+    from evorank.surfaces.surface import WORLDS, list_surfaces, open_surface
 
     known = list_surfaces(Path(settings.home))
     made = (Path(settings.home) / "surfaces" / settings.surface / "surface.toml").exists()
-    if settings.surface == "simulated" and not made:
-        return "simulated: a small generated log, made by the first run"
+    if settings.surface in WORLDS and not made:
+        return f"{settings.surface}: a simulated world with its log, made by the first run"
     rows = open_surface(Path(settings.home), settings.surface).dataset().bounds
     counts = ", ".join(f"{bounds.stop - bounds.start:,} {period}" for period, bounds in rows.items())
     others = ", ".join(sorted(set(known) - {settings.surface})) or "none"

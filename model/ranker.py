@@ -195,8 +195,14 @@ def _default(log: LogSchema) -> Phi:
     for name, kind in log.columns.items():
         if kind.upper().startswith(_NUMERIC):
             quoted = '"' + name.replace('"', '""') + '"'
-            return default_phi(label=f"CAST({quoted} AS DOUBLE)", factors={}, loss="mse")
+            label = f"CAST({quoted} AS DOUBLE)"
+            return default_phi(label=label, factors={}, loss="mse", batch_size=_batch_size(log))
     raise ConfigurationError(
         "a log without numeric columns has nothing to predict, and no production Φ was given. "
         f"Its columns are {dict(log.columns)}; set production.reward in surface.toml."
     )
+
+
+def _batch_size(log: LogSchema) -> int:
+    """The largest power of two that leaves about a hundred steps, in 128..4096."""
+    return 1 << min(max((log.training_rows // 100).bit_length() - 1, 7), 12)

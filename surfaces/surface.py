@@ -42,10 +42,14 @@ __all__ = [
     "use_system",
 ]
 
-BUILT_IN = "simulated"
-"""Generated when it is first opened, so that a newcomer without a log sees the whole loop."""
-WORLDS = ("home", "watch_next", "shorts", "reserved")
-"""Made when they are first opened, each from the preset of its name (`simulated/presets.py`)."""
+WORLDS: Mapping[str, str] = {
+    "simulated": "home",
+    "watch_next": "watch_next",
+    "shorts": "shorts",
+    "reserved": "reserved",
+}
+"""Surfaces that are made when they are first opened, and the presets of their worlds: a newcomer without a
+log sees both loops work on "simulated"."""
 
 
 class _Spec(BaseModel):
@@ -166,20 +170,15 @@ class Surface:
 
 
 def open_surface(home: Path, name: str) -> Surface:
-    """The surface `name` under `home`. "simulated" and those of WORLDS are made when they are first opened,
-    in seconds.
+    """The surface `name` under `home`. Those of WORLDS are made when they are first opened, in seconds.
 
     ConfigurationError: no such surface (the known ones are listed), or a surface.toml that is not valid.
     """
     path = surface_folder(home, name) / "surface.toml"
-    if not path.exists() and name == BUILT_IN:
-        from evorank.surfaces.simulated.generate import create
-
-        return create(home)
     if not path.exists() and name in WORLDS:
-        from evorank.surfaces.simulated.create import create as create_world
+        from evorank.surfaces.simulated.create import create
 
-        return create_world(home, name, name)
+        return create(home, name, WORLDS[name])
     if not path.exists():
         known = sorted({*list_surfaces(home), *WORLDS})
         close = difflib.get_close_matches(name, known, n=1)
@@ -224,7 +223,7 @@ def use_system(home: Path, surface: Surface, system: str) -> Surface:
 def list_surfaces(home: Path) -> list[str]:
     """Names of the surfaces under `home`, and the built-in one."""
     found = {path.parent.name for path in (Path(home) / "surfaces").glob("*/surface.toml")}
-    return sorted(found | {BUILT_IN})
+    return sorted(found | {"simulated"})
 
 
 def surface_folder(home: Path, name: str) -> Path:

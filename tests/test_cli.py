@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from evorank.surfaces.simulated.create import create
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,11 +47,28 @@ def records(home: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the surface "simulated", with few users, and nothing else."""
+    home = tmp_path_factory.mktemp("world") / "home"
+    create(home, "simulated", "home", users=400, days=24)
+    return home
+
+
+@pytest.fixture
+def fresh(world: Path, tmp_path: Path) -> Path:
+    """That home, for one test."""
+    shutil.copytree(world, tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """A home after one run of six steps, and what `--json` printed."""
     home = tmp_path_factory.mktemp("finished") / "home"
+    shutil.copytree(world, home)
     printed = cli("run", "--steps", "6", "--seeds", "2", "--json", home=home).stdout
-    return home, [json.loads(line) for line in printed.splitlines()]
+    events = [json.loads(line) for line in printed.splitlines()]
+    return home, [event for event in events if event["event"] != "experiment"]
 
 
 def test_a_run_needs_no_key_and_no_data_and_ends_with_a_summary(finished) -> None:
@@ -77,12 +97,12 @@ def test_every_attempt_says_what_was_tried_and_what_came_of_it(finished) -> None
             assert both["low"] <= both["difference"] <= both["high"]
 
 
-def test_the_same_seed_proposes_the_same_candidates(finished, tmp_path: Path) -> None:
+def test_the_same_seed_proposes_the_same_candidates(finished, fresh: Path) -> None:
     _, events = finished
-    printed = cli("run", "--steps", "6", "--seeds", "2", "--json", home=tmp_path / "home").stdout
-    again = [json.loads(line) for line in printed.splitlines()][:-1]
-    proposals = lambda found: {e["step"]: e["fingerprint"] for e in found}  # noqa: E731
-    assert proposals(again) == proposals(events[:-1])
+    printed = cli("run", "--steps", "6", "--seeds", "2", "--json", home=fresh).stdout
+    again = [json.loads(line) for line in printed.splitlines()]
+    proposals = lambda found: {e["step"]: e["fingerprint"] for e in found if e["event"] == "attempt"}  # noqa: E731
+    assert proposals(again) == proposals(events)
 
 
 def test_journal_show_and_diff_read_one_attempt(finished) -> None:
@@ -119,8 +139,6 @@ def test_a_finished_run_cannot_be_resumed_into_more_steps(finished) -> None:
 
 
 def test_what_a_run_wrote_can_be_copied_elsewhere(finished, tmp_path: Path) -> None:
-    import shutil
-
     home, _ = finished
     shutil.copytree(home, tmp_path / "elsewhere")
     assert records(tmp_path / "elsewhere") == records(home)
@@ -134,7 +152,10 @@ def _wait_for(home: Path, attempts: int, process: subprocess.Popen[str]) -> None
         if path.exists():
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
                 try:
-                    (count,) = connection.execute("SELECT count(*) FROM checkpoints").fetchone()
+                    (count,) = connection.execute(
+                        "SELECT count(*) FROM checkpoints "
+                        "WHERE json_extract(CAST(metadata AS TEXT), '$.kind') = 'attempt'"
+                    ).fetchone()
                 except sqlite3.OperationalError:
                     count = 0
             connection.close()
@@ -157,8 +178,8 @@ def _start(home: Path, steps: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.heavy
-def test_ctrl_c_finishes_the_running_steps_and_prints_the_command_that_resumes(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def test_ctrl_c_finishes_the_running_steps_and_prints_the_command_that_resumes(fresh: Path) -> None:
+    home = fresh
     process = _start(home, 12)
     _wait_for(home, 2, process)
     process.send_signal(signal.SIGINT)
@@ -180,8 +201,8 @@ def test_ctrl_c_finishes_the_running_steps_and_prints_the_command_that_resumes(t
 
 
 @pytest.mark.heavy
-def test_kill_9_loses_no_finished_step_and_resume_repeats_none(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def test_kill_9_loses_no_finished_step_and_resume_repeats_none(fresh: Path) -> None:
+    home = fresh
     process = _start(home, 10)
     _wait_for(home, 3, process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -251,9 +272,11 @@ def test_without_the_package_ray_the_error_names_the_extra(tmp_path: Path) -> No
 
 
 @pytest.mark.heavy
-def test_a_run_on_ray_finds_what_a_local_run_finds_and_may_go_on_here(tmp_path: Path) -> None:
+def test_a_run_on_ray_finds_what_a_local_run_finds_and_may_go_on_here(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'evorank[ray]'")
     asked = ("run", "--steps", "3", "--seeds", "2", "--persona", "architecture", "--display", "none")
+    shutil.copytree(world, tmp_path / "here")
+    shutil.copytree(world, tmp_path / "there")
     cli(*asked, home=tmp_path / "here")
     cli(*asked, "--executor", "ray", "--workers", "2", home=tmp_path / "there")
     found = [

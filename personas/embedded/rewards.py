@@ -101,28 +101,30 @@ def compose(mix: Mix, reading: Reading) -> dict[str, Any]:
     found = signals(reading)
     if mix == Mix():
         return dict(reward)
+    tag = _tag(reading)
+    before, watched_factor, disliked = f"before{tag}", f"watched{tag}", f"disliked{tag}"
     factors = dict(reward.get("factors") or {})
-    factors["before"] = reward["label"]
+    factors[before] = reward["label"]
     terms = []
     for column, weight in mix.weights:
-        factors[f"{column}_signal"] = f'COALESCE(CAST("{column}" AS DOUBLE), 0.0)'
-        terms.append((weight, f"{column}_signal"))
+        factors[f"{column}_signal{tag}"] = f'COALESCE(CAST("{column}" AS DOUBLE), 0.0)'
+        terms.append((weight, f"{column}_signal{tag}"))
     if mix.watch != "none" and found.watch:
         watched = f'GREATEST(COALESCE(CAST("{found.watch}" AS DOUBLE), 0.0), 0.0)'
         if found.duration:
             share = f'LEAST(COALESCE({watched} / NULLIF(CAST("{found.duration}" AS DOUBLE), 0.0), 0.0), 1.0)'
         else:
             share = f"{watched} / (1.0 + {watched})"
-        factors["watched"] = f"SQRT({share})" if mix.watch == "root" else share
-        terms.append((mix.watch_weight, "watched"))
+        factors[watched_factor] = f"SQRT({share})" if mix.watch == "root" else share
+        terms.append((mix.watch_weight, watched_factor))
     if mix.combine == "product" and terms:
-        label = f"before * (0.5 + 0.5 * {_mean(terms)})"
+        label = f"{before} * (0.5 + 0.5 * {_mean(terms)})"
     else:
-        label = _mean([(mix.before, "before"), *terms])
+        label = _mean([(mix.before, before), *terms])
     if mix.penalty and found.negative:
         parts = ", ".join(f'COALESCE(CAST("{c}" AS DOUBLE), 0.0)' for c in found.negative)
-        factors["disliked"] = f"GREATEST({parts})" if len(found.negative) > 1 else parts
-        label = f"{label} * (1.0 - {mix.penalty:g} * disliked)"
+        factors[disliked] = f"GREATEST({parts})" if len(found.negative) > 1 else parts
+        label = f"{label} * (1.0 - {mix.penalty:g} * {disliked})"
     if reward.get("loss", "bce") == "bce":
         label = f"LEAST(1.0, GREATEST(0.0, {label}))"
     return {**reward, "factors": factors, "label": label}
@@ -157,6 +159,18 @@ def reward_knobs(reading: Reading) -> list[Knob]:
     return knobs
 
 
+def _tag(reading: Reading) -> str:
+    """What the names of our factors end with: production's own, a launched mix of ours among them, stay."""
+    taken = reading.production["reward"].get("factors") or {}
+    ours = re.compile(r"before|watched|disliked|\w+_signal")
+    numbers = [
+        int(number or 1)
+        for name, number in (re.fullmatch(r"(.*?)(?:_(\d+))?", each).groups() for each in taken)  # type: ignore[union-attr]
+        if ours.fullmatch(name)
+    ]
+    return f"_{max(numbers) + 1}" if numbers else ""
+
+
 def recognise(phi: Phi, reading: Reading) -> Mix | None:
     """The mix that composes exactly this reward, or None for somebody else's idea."""
     reward = phi.get("reward") or {}
@@ -164,15 +178,16 @@ def recognise(phi: Phi, reading: Reading) -> Mix | None:
         return Mix()
     label, factors = str(reward.get("label", "")), reward.get("factors") or {}
     weights = {name: float(w) for w, name in re.findall(r"([\d.]+) \* (\w+)", label)}
-    penalty = weights.pop("disliked", 0.0)
-    watched = factors.get("watched", "")
+    tag = _tag(reading)
+    signal = f"_signal{tag}"
+    watched = factors.get(f"watched{tag}", "")
     mix = Mix(
-        before=weights.get("before", 1.0),
-        weights=tuple((n.removesuffix("_signal"), w) for n, w in weights.items() if n.endswith("_signal")),
+        before=weights.get(f"before{tag}", 1.0),
+        weights=tuple((n.removesuffix(signal), w) for n, w in weights.items() if n.endswith(signal)),
         watch="none" if not watched else "root" if watched.startswith("SQRT") else "ratio",
-        watch_weight=weights.get("watched", 1.0),
-        penalty=penalty,
-        combine="product" if "before * (0.5" in label else "sum",
+        watch_weight=weights.get(f"watched{tag}", 1.0),
+        penalty=weights.get(f"disliked{tag}", 0.0),
+        combine="product" if f"before{tag} * (0.5" in label else "sum",
     )
     return mix if compose(mix, reading) == reward else None
 

@@ -32,7 +32,7 @@ DAYS = 28
 """Days of life before anybody looks: enough log to train on, and a past that tells what a test could see."""
 LOG_DAYS = 14
 """Training takes the last days of the log, so that it costs the same while the world goes on."""
-USERS = 10_000
+USERS = 6_000
 """Enough to find a lift of 10% within two weeks of one slot, and to rule out the guardrails' margins."""
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from small_log import generate, small_spec
+
 from evorank.model.logs import sources
 from evorank.surfaces.importers.common import active_days
-from evorank.surfaces.simulated.generate import generate, simulated_spec
 from evorank.surfaces.surface import Surface, save_surface
 from evorank.tools.evaluator.executor import Job
 
@@ -20,7 +21,7 @@ def make_surface(home: Path) -> Surface:
     with sources.connect() as connection:
         connection.register("generated", log)
         connection.execute(f"COPY generated TO '{directory / 'log.parquet'}' (FORMAT parquet)")
-    spec = simulated_spec(len(log["click"]))
+    spec = small_spec(len(log["click"]))
     # A horizon of one day, because the validation period of so short a log is three days.
     spec = spec.model_copy(update={"name": "tiny", "north_star": active_days("user_id", 1)})
     spec.production["architecture"]["layers"] = {

@@ -10,7 +10,7 @@ import pytest
 
 from evorank.model.errors import ConfigurationError, LogError
 from evorank.model.logs.spec import Categorical, LogSpec, Numeric
-from evorank.surfaces.simulated.generate import generate
+from evorank.surfaces.simulated.create import create
 from evorank.surfaces.surface import (
     Guardrail,
     NorthStar,
@@ -31,6 +31,12 @@ LOG = LogSpec(
     signals=["click"],
     features=[Categorical(name="item", max_size=10), Numeric(name="price", log1p=True)],
 )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Surface:
+    """The surface "simulated" with few users."""
+    return create(tmp_path, "simulated", "home", users=300, days=20)
 
 
 def spec_of(**changes) -> SurfaceSpec:
@@ -125,8 +131,8 @@ def test_a_wrong_edit_names_the_file_the_field_and_the_rule(
     assert message in str(caught.value)
 
 
-def test_fields_left_out_of_production_have_the_schemas_defaults(tmp_path: Path):
-    surface = open_surface(tmp_path, "simulated")
+def test_fields_left_out_of_production_have_the_schemas_defaults(small: Surface):
+    surface = small
     assert (
         "grad_clip"
         not in tomllib.loads((surface.directory / "surface.toml").read_text())["production"]["optimizer"]
@@ -138,17 +144,17 @@ def test_fields_left_out_of_production_have_the_schemas_defaults(tmp_path: Path)
     assert surface.production()["optimizer"]["batch_size"] != 1, "callers get copies"
 
 
-def test_a_system_that_cannot_be_imported_is_named(tmp_path: Path):
-    surface = open_surface(tmp_path, "simulated")
+def test_a_system_that_cannot_be_imported_is_named(small: Surface):
+    surface = small
     broken = Surface(surface.spec.model_copy(update={"system": "no_such_module:Ranker"}), surface.directory)
     with pytest.raises(ConfigurationError, match="no_such_module"):
         broken.system()
 
 
-def test_a_production_label_of_one_class_is_one_clear_error(tmp_path: Path):
-    surface = open_surface(tmp_path, "simulated")
+def test_a_production_label_of_one_class_is_one_clear_error(small: Surface, tmp_path: Path):
+    surface = small
     production = surface.production()
-    production["reward"]["label"] = "CAST(watch_s < 0 AS DOUBLE)"
+    production["reward"]["label"] = "CAST(play_time_ms < 0 AS DOUBLE)"
     spec = surface.spec.model_copy(update={"production": production})
     with pytest.raises(LogError, match=r"Surface 'simulated': production /reward/label .* one class only"):
         save_surface(tmp_path, spec).check_label()
@@ -157,42 +163,20 @@ def test_a_production_label_of_one_class_is_one_clear_error(tmp_path: Path):
 # The simulated surface
 
 
-def test_the_simulated_surface_is_there_without_any_data(tmp_path: Path):
-    surface = open_surface(tmp_path, "simulated")
-    dataset = surface.dataset()
-    assert 60_000 <= len(dataset) <= 200_000
+def test_the_simulated_surface_is_there_without_any_data(small: Surface, tmp_path: Path):
+    dataset = small.dataset()
     assert {feature.kind for feature in dataset.schema.features} == {"categorical", "numeric", "history"}
-    assert surface.reward_persona_off is None
+    assert small.reward_persona_off is None
+    assert small.spec.online is not None
     assert open_surface(tmp_path, "simulated").dataset().key == dataset.key
 
 
-def test_generating_is_deterministic_and_the_seed_matters():
-    first, again, other = (
-        generate(users=80, days=5),
-        generate(users=80, days=5),
-        generate(users=80, days=5, seed=1),
-    )
-    assert all((first[name] == again[name]).all() for name in first)
-    assert len(first["click"]) != len(other["click"]) or (first["click"] != other["click"]).any()
-    assert (np.diff(first["time_s"]) >= 0).all()
-
-
-def test_signals_follow_a_click_and_rates_are_those_of_a_feed():
-    log = generate()
-    assert 0.1 < log["click"].mean() < 0.35
-    for signal in ("like", "dislike", "share", "follow"):
-        assert 0 < log[signal].mean() < 0.1
-        assert not (log[signal].astype(bool) & ~log["click"].astype(bool)).any()
-    assert (log["watch_s"][log["click"] == 0] == 0).all()
-
-
-def test_the_north_star_counts_the_days_a_user_comes_back(tmp_path: Path):
-    surface = open_surface(tmp_path, "simulated")
-    assert surface.spec.north_star is not None
-    with surface.dataset().connect() as connection:
-        rows = connection.execute(surface.spec.north_star.sql).fetchall()
+def test_the_north_star_counts_the_days_a_user_comes_back(small: Surface):
+    assert small.spec.north_star is not None
+    with small.dataset().connect() as connection:
+        rows = connection.execute(small.spec.north_star.sql).fetchall()
     values = [row[2] for row in rows]
     assert len({row[:2] for row in rows}) == len(rows)
     assert min(values) >= 0
-    assert max(values) <= surface.spec.north_star.horizon_days
+    assert max(values) <= small.spec.north_star.horizon_days
     assert 1 < np.mean(values) < 6

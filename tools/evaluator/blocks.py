@@ -14,6 +14,7 @@ import mmap
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,8 @@ from evorank.model.errors import ToolError
 from evorank.model.system import Feature, Float32, LogSchema, Rows, Weights
 
 if sys.platform == "linux":
-    import fcntl
+    import errno
+import fcntl
 
 __all__ = [
     "Block",
@@ -103,11 +105,22 @@ def memory_file(name: str, size: int | None = None) -> int:
     return descriptor
 
 
+PATIENCE = (0.001, 0.01, 0.1, 0.5)
+"""Seconds between tries to seal a file."""
+
+
 def seal(descriptor: int) -> None:
     """From now on nobody can change the content of a memory file. OSError while it is mapped for writing."""
     if sys.platform == "linux":
         seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        for patience in (*PATIENCE, None):
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+                return
+            except OSError as error:  # the kernel holds a page for a moment, e.g. to move it
+                if error.errno != errno.EBUSY or patience is None:
+                    raise
+                time.sleep(patience)
 
 
 def npy_block(path: Path, rows: slice) -> tuple[int, Block]:

@@ -44,7 +44,7 @@ def test_a_surface_of_each_preset_can_be_trained_on_served_and_read(preset, tmp_
 
 
 def test_the_built_in_worlds_are_the_presets():
-    assert set(WORLDS) == set(PRESETS)
+    assert set(WORLDS.values()) == set(PRESETS)
 
 
 def test_the_same_arguments_give_the_same_surface_and_another_seed_another_one(tmp_path):
@@ -69,7 +69,7 @@ def test_a_surface_that_is_there_is_opened_as_it_is(tmp_path):
 
 _MAKE = (
     "import sys; from pathlib import Path; from evorank.surfaces.simulated.create import create\n"
-    "create(Path(sys.argv[1]), 'home', 'home', users=120, days=8); print('made')"
+    "create(Path(sys.argv[1]), 'simulated', 'home', users=120, days=8); print('made')"
 )
 
 
@@ -77,16 +77,16 @@ _MAKE = (
 def test_a_creation_that_is_killed_leaves_no_surface_and_is_done_again(tmp_path):
     with subprocess.Popen([sys.executable, "-c", _MAKE, str(tmp_path)]) as making:
         until = time.monotonic() + 60
-        while not list(tmp_path.glob(".home.new/days/day=2026-01-07.parquet")):
+        while not list(tmp_path.glob(".simulated.new/days/day=2026-01-07.parquet")):
             assert making.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)
         making.kill()
     assert list_surfaces(tmp_path) == ["simulated"]
-    again = create(tmp_path, "home", "home", users=120, days=8)
-    straight = create(tmp_path / "straight", "home", "home", users=120, days=8)
+    again = create(tmp_path, "simulated", "home", users=120, days=8)
+    straight = create(tmp_path / "straight", "simulated", "home", users=120, days=8)
     assert digest(again) == digest(straight)
-    assert not list(tmp_path.glob(".home.new/*"))
+    assert not list(tmp_path.glob(".simulated.new/*"))
 
 
 @pytest.mark.heavy
@@ -96,8 +96,8 @@ def test_two_processes_at_once_make_one_surface(tmp_path):
         for _ in range(2)
     ]
     assert [each.communicate(timeout=120)[0] for each in several] == ["made\n", "made\n"]
-    straight = create(tmp_path / "straight", "home", "home", users=120, days=8)
-    assert digest(open_surface(tmp_path, "home")) == digest(straight)
+    straight = create(tmp_path / "straight", "simulated", "home", users=120, days=8)
+    assert digest(open_surface(tmp_path, "simulated")) == digest(straight)
 
 
 def test_what_cannot_be_made_is_refused_and_nothing_is_left(tmp_path):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -226,3 +228,13 @@ def test_a_schema_is_the_same_after_its_way_through_json():
     features = (Feature("user", "categorical", 10), Feature("past", "history", length=3, of="user"))
     schema = LogSchema(features, {"click": "BOOLEAN"}, 100)
     assert schema_from_json(json.loads(json.dumps(schema_as_json(schema)))) == schema
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seals are Linux's")
+def test_sealing_waits_a_moment_for_whoever_still_holds_a_page(file):
+    write_weights(file, {"w": np.arange(4.0)})
+    held = mmap.mmap(file, 8)  # writable: the kernel refuses the seal while it is there
+    threading.Timer(0.05, held.close).start()
+    seal(file)
+    with pytest.raises(OSError, match="not permitted"):
+        os.pwrite(file, b"x", 0)

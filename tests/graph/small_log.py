@@ -1,27 +1,17 @@
-"""The simulated surface's log: a small generated short-video log, so that a newcomer sees the whole loop.
-
-Deterministic given a seed, vectorised over users. Taste times topic, gated by context (tab, evening),
-drives clicks, so that a network that can multiply beats one that cannot; click-bait is clicked and
-regretted, so that clicks are not what brings users back. Not a claim about real people.
-"""
+"""A small generated log: a training takes milliseconds, and something can still be learned."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evorank.model.config import default_phi
-from evorank.model.logs import sources
 from evorank.model.logs.spec import Categorical, History, LogSpec, Numeric
 from evorank.surfaces.importers.common import active_days, batch_size
-from evorank.surfaces.surface import Guardrail, Surface, SurfaceSpec, save_surface
+from evorank.surfaces.surface import Guardrail, SurfaceSpec
 
-__all__ = ["NAME", "create", "generate"]
-
-NAME = "simulated"
 _BEGIN = 1_767_225_600
 """2026-01-01 00:00 UTC, in seconds."""
 _HOURS = np.array([1, 1, 1, 1, 1, 1, 2, 4, 5, 4, 4, 5, 6, 5, 4, 4, 5, 6, 8, 10, 11, 10, 6, 3], float)
@@ -97,24 +87,10 @@ def generate(users: int = 900, items: int = 1500, days: int = 28, seed: int = 0,
     return {name: values[order] for name, values in log.items()}
 
 
-def create(home: Path, seed: int = 0) -> Surface:
-    """Generate the log (about a second), write it as Parquet and the surface that describes it."""
-    directory = Path(home) / "surfaces" / NAME
-    with sources.explained("simulated log"):
-        directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / ".log.parquet.tmp"
-        log = generate(seed=seed)
-        with sources.connect() as connection:
-            connection.register("generated", log)
-            connection.execute(f"COPY generated TO {sources.literal(str(partial))} (FORMAT parquet)")
-        partial.replace(directory / "log.parquet")
-    return save_surface(home, simulated_spec(rows=len(log["click"])))
-
-
-def simulated_spec(rows: int) -> SurfaceSpec:
+def small_spec(rows: int) -> SurfaceSpec:
     """The surface over `log.parquet` beside its surface.toml."""
     return SurfaceSpec(
-        name=NAME,
+        name="small",
         description="Generated short videos, shown in slates of eight. Clicks are easy to win with "
         "click-bait; "
         "users come back for what they enjoyed.",
