@@ -71,7 +71,7 @@ def tick(
     with errors_are_one_line():
         from datetime import timedelta
 
-        from evorank.display import experiment_line
+        from evorank.display import ExperimentLines
         from evorank.graph.context import close_sessions
         from evorank.graph.operations import open_operations
         from evorank.graph.tick import tick as one_tick
@@ -79,8 +79,10 @@ def tick(
         context = _context(surface=surface, store=store, home=home)
         out = console(error=as_json)
 
+        shown = ExperimentLines()
+
         def on_event(event: Any) -> None:
-            line = experiment_line(event)
+            line = shown(event)
             if line:
                 out.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -113,42 +115,59 @@ def daemon(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Tick again and again; on a simulation, until nothing is queued or live. Ctrl-C ends it at any time."""
+    """Tick again and again; on a simulation, until nothing is queued or live. Ctrl-C ends it at any time.
+
+    What goes wrong is told, and tried again at the next tick; a simulation stops there. Exit codes as `tick`.
+    """
     with errors_are_one_line():
         from datetime import timedelta
 
-        from evorank.display import experiment_line
+        from evorank.display import ExperimentLines
         from evorank.graph.context import close_sessions
         from evorank.graph.operations import open_operations
         from evorank.graph.tick import tick as one_tick
+        from evorank.model.errors import JournalError, PlatformError
         from evorank.surfaces.platform import Timelapse
 
         context = _context(surface=surface, store=store, home=home)
         out = console(error=as_json)
 
+        shown = ExperimentLines()
+
         def on_event(event: Any) -> None:
-            line = experiment_line(event)
+            line = shown(event)
             if as_json:
                 sys.stdout.write(json.dumps(event, default=str) + "\n")
                 sys.stdout.flush()
             elif line:
                 out.print(line, markup=False, highlight=False, soft_wrap=True)
 
+        def tell(error: str) -> None:
+            console(error=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+
         try:
             platform = open_operations(context).platform
             simulated = isinstance(platform, Timelapse)
             while True:
-                report = one_tick(context, on_event, until=platform.now() + timedelta(days=1))
-                for error in report.errors:
-                    console(error=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-                if simulated and report.idle:
-                    break
+                try:
+                    report = one_tick(context, on_event, until=platform.now() + timedelta(days=1))
+                except (PlatformError, JournalError) as error:
+                    if simulated:
+                        raise
+                    tell(str(error))
+                else:
+                    for each in report.errors:
+                        tell(each)
+                    if simulated and (report.idle or report.errors):
+                        break
                 if not simulated:
                     time.sleep(every)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         finally:
             close_sessions()
+        if report.errors:
+            raise typer.Exit(1)
         if report.approvals:
             raise typer.Exit(WAITING)
 

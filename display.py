@@ -20,8 +20,8 @@ from rich.text import Text
 
 __all__ = [
     "Display",
+    "ExperimentLines",
     "attempts_table",
-    "experiment_line",
     "make_display",
     "print_attempt",
     "print_overview",
@@ -117,11 +117,22 @@ def show_effect(effect: Mapping[str, Any]) -> str:
     return f"{effect['metric']} {lift:+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
-def experiment_line(event: Event) -> str:
-    """What happened to a live test, in a line; "" for other events."""
-    if event.get("event") != "experiment":
-        return ""
-    return f"    {event['id'][:8]} {event['result'] or event['phase']:<10} {event['text']}"
+class ExperimentLines:
+    """A line for every new phase of a live test, and for how it ended."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str]] = set()
+
+    def __call__(self, event: Event) -> str:
+        """What happened, or "" where it is nothing new."""
+        if event.get("event") != "experiment":
+            return ""
+        state = str(event["result"] or event["phase"])
+        if (event["id"], state) in self._told:
+            return ""
+        self._told.add((event["id"], state))
+        text = str(event["text"]).removeprefix(f"{state}: ")
+        return f"    {event['id'][:8]} {state:<10} {text}"
 
 
 def experiments_table(experiments: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
@@ -199,9 +210,10 @@ class LinesDisplay:
 
     def __init__(self, steps: int, console: Console) -> None:
         self.steps, self.console, self.best, self.done = steps, console, _Best(), 0
+        self.of_experiment = ExperimentLines()
 
     def on_event(self, event: Event) -> None:
-        if line := experiment_line(event):
+        if line := self.of_experiment(event):
             _say(self.console, line)
         if event.get("event") != "attempt":
             return
@@ -275,7 +287,9 @@ class LiveDisplay:
                 f"{time.monotonic() - row['since']:.0f} s",
             )
         tests = [
-            Text(experiment_line(event)[: self.console.width], RESULTS.get(str(event["result"]), "bold cyan"))
+            Text(
+                ExperimentLines()(event)[: self.console.width], RESULTS.get(str(event["result"]), "bold cyan")
+            )
             for event in list(self.experiments.values())[-4:]
         ]
         room = max(4, self.console.height - 14 - len(tests))
