@@ -188,13 +188,13 @@ def experiments(store: Store, reader: Journal, count: int) -> float:
     }
     taken = []
     for thread in range(count):
+        where: Any = {"configurable": {"thread_id": f"experiment {thread}", "checkpoint_ns": ""}}
         for step in range(40):
-            where: Any = {"configurable": {"thread_id": f"experiment {thread}", "checkpoint_ns": ""}}
             checkpoint = empty_checkpoint()
             checkpoint["channel_values"] = {"record": Experiment(**phi | {"id": str(thread)}).model_dump()}
             checkpoint["channel_versions"] = {"record": str(step)}
             metadata: Any = {"source": "loop", "step": step, "kind": "experiment"}
-            store.saver.put(where, checkpoint, metadata, {"record": str(step)})
+            where = store.saver.put(where, checkpoint, metadata, {"record": str(step)})
         start = time.perf_counter()
         assert len(reader.experiments()) == thread + 1
         taken.append(time.perf_counter() - start)

@@ -10,6 +10,7 @@ URL (PGPASSWORD, or ~/.pgpass); one that is in it is never shown, and never writ
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -32,11 +33,18 @@ CONNECTIONS = 4
 PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000, "application_name": "evorank"}
 """Unless the URL says otherwise: seconds to connect, milliseconds until a silent server counts as gone."""
 
+KIND = "metadata->>'kind'"
+STATEMENTS = (
+    *TABLES,
+    "CREATE INDEX IF NOT EXISTS evorank_order ON checkpoints (checkpoint_id)",
+    *kind_indexes(KIND),
+)
+
 
 class PostgresStore(Store):
     """A database on a server, shared by everybody who names it."""
 
-    kind_of = "metadata->>'kind'"
+    kind_of = KIND
 
     def __init__(self, url: str, create: bool = True) -> None:
         try:
@@ -95,8 +103,7 @@ class PostgresStore(Store):
                 raise JournalError(f"{self.name}: another process has been creating its tables for too long.")
             time.sleep(0.05)
         PostgresSaver(connection).setup()
-        order = "CREATE INDEX IF NOT EXISTS evorank_order ON checkpoints (checkpoint_id)"
-        for statement in (*TABLES, order, *kind_indexes(self.kind_of)):
+        for statement in STATEMENTS:
             connection.execute(statement)
 
     @contextmanager
@@ -136,7 +143,9 @@ def _rows(connection: psycopg.Connection[Any], sql: str, values: tuple[Any, ...]
 
 def _is_set_up(connection: psycopg.Connection[Any]) -> bool:
     """Whether there is nothing to create: a user who may only read and write rows can then work here."""
-    if _rows(connection, "SELECT to_regclass('evorank_threads')", ())[0][0] is None:  # it is made last
+    names = [re.findall(r"IF NOT EXISTS (\w+)", statement)[0] for statement in STATEMENTS]
+    there = "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(?::text[]) AS name"
+    if not _rows(connection, there, (["checkpoint_migrations", *names],))[0][0]:
         return False
     newest = _rows(connection, "SELECT max(v) FROM checkpoint_migrations", ())[0][0]
     return newest is not None and newest >= len(PostgresSaver.MIGRATIONS) - 1

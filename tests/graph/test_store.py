@@ -104,6 +104,18 @@ def test_a_file_of_an_earlier_version_keeps_its_attempts_and_gets_what_is_new(tm
     assert "evorank_order" not in indexes
 
 
+def test_a_server_of_an_earlier_version_gets_what_is_new_and_keeps_the_rest(database, tmp_path, attempt):
+    journal = Journal.open(tmp_path, url=database)
+    journal.append(attempt(0))
+    with journal.store.transaction() as access:
+        access.execute("DROP TABLE evorank_clocks")
+    journal.close()
+    journal = Journal.open(tmp_path, url=database)
+    assert journal.attempts() == [attempt(0)]
+    assert clocks(journal.store) == []
+    journal.close()
+
+
 def test_what_fails_below_a_graph_is_a_journal_error_too(tmp_path):
     store = Store.open(tmp_path)
     go_on(store, "e1")
