@@ -72,21 +72,25 @@ def code(state: AttemptState, runtime: Runtime[Context]) -> Update:
     """Ask for the delta, or for its repair after findings."""
     session = _session(state, runtime)
     assert state.proposal is not None
+    started = {"started": state.started or time.time()}
     _tell(state, "code", state.proposal.hypothesis)
     found = _base(state, session, state.proposal.base)
     if found is None:
         known = "`production` and the fingerprints in the journal"
         problem = Finding("/base", f"must name a Φ: {known}", state.proposal.base)
-        return {"outcome": "refused", "reason": str(problem), "findings": [problem.as_dict()]}
+        return started | {"outcome": "refused", "reason": str(problem), "findings": [problem.as_dict()]}
     base, phi = found
+    if state.delta is not None and not state.findings:  # it came with the step: there is nothing to ask
+        patch = [_operation(each) for each in state.delta.patch]
+        return started | {"base": base, "patch": patch}
     briefing = replace(_briefing(state, session), base=phi, base_fingerprint=base)
     findings = [Finding(**finding) for finding in state.findings]
     messages = render.code(briefing, state.proposal, findings, state.delta if findings else None)
     try:
         delta, usage = ask(session.chat(state.step), messages, Delta)
     except Unanswered as error:
-        return {"base": base} | _failed(state, error)
-    return {
+        return started | {"base": base} | _failed(state, error)
+    return started | {
         "base": base,
         "delta": delta.model_dump(by_alias=True),
         "patch": [_operation(each) for each in delta.patch],
@@ -105,7 +109,7 @@ def verify(state: AttemptState, runtime: Runtime[Context]) -> Update:
     found = _base(state, session, state.base)
     assert found is not None
     try:
-        phi = apply_delta(found[1], state.patch, bench.system.patchable()[state.persona])
+        phi = apply_delta(found[1], state.patch, _patchable(state, session))
         candidate: Update = {
             "phi": phi,
             "fingerprint": fingerprint(phi),
@@ -195,6 +199,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
         seed=state.seed,
         started_at=datetime.fromtimestamp(state.started, UTC).isoformat(timespec="milliseconds"),
         seconds=round(time.time() - state.started, 3),
+        origin=state.origin,
     )
     session.journal.append(attempt)
     get_stream_writer()({"event": "attempt"} | attempt.summary())
@@ -204,10 +209,12 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
 # -- decisions: pure, and visible as edges
 
 
-def begin(state: AttemptState, runtime: Runtime[Context]) -> Literal["think", "__end__"]:
-    """A step that is in the journal already (a crash came between its record and its checkpoint) is done."""
-    known = _session(state, runtime).journal.get(thread_id(state.run, state.step))
-    return "think" if known is None else "__end__"
+def begin(state: AttemptState, runtime: Runtime[Context]) -> Literal["think", "code", "__end__"]:
+    """A step that is in the journal already (a crash came between its record and its checkpoint) is done;
+    one that was handed an idea need not think."""
+    if _session(state, runtime).journal.get(thread_id(state.run, state.step)) is not None:
+        return "__end__"
+    return "think" if state.proposal is None else "code"
 
 
 def after_think(state: AttemptState, runtime: Runtime[Context]) -> Literal["query", "code", "record"]:
@@ -314,6 +321,13 @@ def _seen(state: AttemptInput, session: Session, candidate: str) -> str:
     return ""
 
 
+def _patchable(state: AttemptInput, session: Session) -> list[str]:
+    """What a delta may touch: the persona's part; of an idea that came with the step, what anybody's here."""
+    parts = session.workbench.system.patchable()
+    own = [state.persona] if state.origin is None else session.proposers
+    return list(dict.fromkeys(prefix for persona in own for prefix in parts[persona]))
+
+
 def _briefing(state: AttemptState, session: Session) -> Briefing:
     surface, bench = session.surface, session.workbench
     journal = _visible(state, session)
@@ -325,7 +339,7 @@ def _briefing(state: AttemptState, session: Session) -> Briefing:
         objectives={name: Quota(share, done.count(name)) for name, share in SHARES.items()},
         guardrails=[f"{rail}." for rail in surface.spec.guardrails],
         schema=bench.system.schema(),
-        patchable=list(bench.system.patchable()[state.persona]),
+        patchable=_patchable(state, session),
         production=bench.production,
         production_fingerprint=session.production_fingerprint,
         base=bench.production,

@@ -101,6 +101,7 @@ def online(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
         until=datetime.fromisoformat(state.until) if state.until else None,
         begin=not state.draining,
         wait_for_nothing=False,
+        run=state.run,
     )
     return {"live": report.live}
 

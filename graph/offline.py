@@ -19,7 +19,10 @@ from langgraph.types import Send
 
 from evorank.graph.attempt import attempt_builder
 from evorank.graph.context import Context, Session, context_of, open_session
-from evorank.graph.state import Attempt, AttemptInput, OfflineInput, OfflineOutput, OfflineState
+from evorank.graph.ideas import Idea, Ideas, carrier
+from evorank.graph.journal import thread_id
+from evorank.graph.rankings import Rankings
+from evorank.graph.state import Attempt, AttemptInput, OfflineInput, OfflineOutput, OfflineState, Usage
 
 __all__ = ["best_attempt", "builder", "graph"]
 
@@ -28,7 +31,7 @@ def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
     """Decide who tries what next: the missing steps of the first incomplete batch, or none.
 
     Batches have fixed borders (0, parallel, 2 * parallel ...), so that a run that was interrupted goes on
-    with the very batch it lost.
+    with the very batch it lost. Ideas that are there already (see `ideas`) are tried before new ones.
     """
     session = open_session(context_of(state.context, runtime))
     run = state.run or uuid.uuid4().hex[:12]
@@ -43,8 +46,13 @@ def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
         return update | {"stopped": reason}
     size = session.context.parallel
     first = left[0] // size * size
-    batch = [
-        AttemptInput(
+    ideas = Ideas(session.store, session.surface.name)
+    batch = []
+    for step in left:
+        if step >= first + size:
+            break
+        idea = ideas.take(thread_id(run, step), session)
+        given = AttemptInput(
             run=run,
             step=step,
             persona=session.proposers[step % len(session.proposers)],
@@ -53,10 +61,15 @@ def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
             before=first,
             context=state.context,
         )
-        for step in left
-        if step < first + size
-    ]
+        batch.append(given.model_copy(update=_brought(idea, session) if idea else {}))
     return update | {"batch": [each.model_dump() for each in batch]}
+
+
+def _brought(idea: Idea, session: Session) -> dict[str, Any]:
+    """What an idea puts into a step."""
+    persona = carrier(session, idea)
+    known = {"proposal": idea.proposal, "delta": idea.delta, "findings": idea.findings, "origin": idea.origin}
+    return known | ({"persona": persona} if persona else {})
 
 
 def fan_out(state: OfflineState) -> list[Send] | str:
@@ -100,12 +113,15 @@ def _reason_to_stop(session: Session, attempts: Sequence[Attempt]) -> str | None
     context = session.context
     if session.stop.is_set():
         return session.stop_reason or "stopped"
+    if attempts:
+        ranking = Rankings(session.store, session.surface.name).usage(attempts[0].run)
+        total = sum((attempt.usage for attempt in attempts), ranking)
+    else:
+        total = Usage()
     spent = {
-        "calls": float(sum(attempt.usage.calls for attempt in attempts)),
-        "tokens": float(
-            sum((each.usage.input_tokens or 0) + (each.usage.output_tokens or 0) for each in attempts)
-        ),
-        "cpu_seconds": sum(attempt.usage.cpu_seconds for attempt in attempts),
+        "calls": float(total.calls),
+        "tokens": float((total.input_tokens or 0) + (total.output_tokens or 0)),
+        "cpu_seconds": total.cpu_seconds,
     }
     for name, amount in spent.items():
         limit = getattr(context, f"max_{name}")

@@ -26,7 +26,14 @@ from evorank.graph.operations import Operations, open_operations, rebase
 from evorank.graph.reading import read
 from evorank.graph.state import Experiment, Phase, Result, Usage
 from evorank.model.delta import diff, fingerprint
-from evorank.model.errors import EvorankError, PlatformError, RefusedDelta, Stopped, ToolError
+from evorank.model.errors import (
+    ConfigurationError,
+    EvorankError,
+    PlatformError,
+    RefusedDelta,
+    Stopped,
+    ToolError,
+)
 from evorank.surfaces.online import Online
 from evorank.surfaces.platform import LiveTest
 from evorank.tools.abtest.plan import Plan, naive_utc
@@ -36,6 +43,7 @@ from evorank.tools.validation import ExpectedPower, drift, enough_rows, expected
 
 __all__ = ["OnlineInput", "OnlineOutput", "OnlineState", "Signal", "builder", "graph"]
 
+OVERTAKEN = "But production has changed since the test began, so it is proposed anew on top of it."
 Parked = Literal["slot", "approval", "day", "platform"]
 
 
@@ -91,7 +99,7 @@ def proposed(
     try:
         phi = rebase(experiment.changes, operations.production_of(experiment.production), production)
     except RefusedDelta as refusal:
-        return _end(experiment, "rejected", f"It does not fit today's production: {refusal}")
+        return _refused(experiment, f"It does not fit today's production: {refusal}", refusal)
     if fingerprint(phi) == fingerprint(production):
         return _end(experiment, "rejected", "Today's production has these changes already.")
     rebased = {
@@ -119,7 +127,9 @@ def validated(
     _tell(experiment, "measuring it on the newest data")
     try:
         found, usage, refusal = _validate(experiment, operations)
-    except (ToolError, PlatformError) as error:
+    except RefusedDelta as refused:
+        return _refused(experiment, f"It is not valid on today's production: {refused}", refused)
+    except ToolError as error:
         return _end(experiment, "failed", str(error))
     experiment = experiment.model_copy(update={"validation": found, "usage": experiment.usage + usage})
     if refusal:
@@ -134,7 +144,7 @@ def training(state: OnlineState, runtime: Runtime[Context]) -> Command[Literal["
     """
     experiment = Experiment.model_validate(state.record)
     operations = _operations(state, runtime)
-    operations.renew()
+    operations.prepare(lambda text: _tell(experiment, text))  # its renewed log is what both are trained on
     arms: dict[str, str] = {}
     try:
         for arm, phi in (
@@ -145,7 +155,7 @@ def training(state: OnlineState, runtime: Runtime[Context]) -> Command[Literal["
             arms[arm] = str(folder.relative_to(operations.home))
     except RefusedDelta as refusal:
         return _end(experiment, "rejected", str(refusal))
-    except ToolError as error:
+    except (ToolError, ConfigurationError) as error:  # the latter: what is there is not what was exported
         return _end(experiment, "failed", f"The full training failed: {error}")
     return _go(experiment.model_copy(update={"artifacts": arms}), "live", operations)
 
@@ -161,7 +171,7 @@ def live(state: OnlineState, runtime: Runtime[Context]) -> Command[Literal["live
         signal = _park("platform", experiment.trouble)
         if signal.action == "abort":
             return _end(experiment, "aborted", _said(signal))
-        experiment = experiment.model_copy(update={"trouble": ""})
+        return _try_again(experiment, plan, operations, hold=signal.hold)
     if not experiment.started:
         return _start(experiment, plan, operations)
     if experiment.decision is not None:  # superior and safe; a person has the last word
@@ -178,22 +188,32 @@ def live(state: OnlineState, runtime: Runtime[Context]) -> Command[Literal["live
 
 
 def completed(state: OnlineState, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Give the traffic back, launch the winner, and leave the record to the journal."""
+    """Give the traffic back, launch the winner, and leave the record to the journal.
+
+    Under the journal's own saver this thread is the record; under another's (a server's) it is added here.
+    """
     experiment = Experiment.model_validate(state.record)
     operations = _operations(state, runtime)
-    if experiment.started:
+    if experiment.plan is not None:  # a start that was not answered may have begun it all the same
         operations.platform.stop(experiment.id, key=f"{experiment.id}/stop")
     if experiment.result == "launched":
-        version = operations.schedule.launch(
+        version = operations.schedule.launch_over(
+            experiment.production,
             phi=experiment.phi,
             artifact=experiment.artifacts["candidate"],
             experiment=experiment.id,
             why=experiment.hypothesis,
             key=f"{experiment.id}/launch",
         )
-        operations.serve(version)
-        experiment = experiment.model_copy(update={"version": version.version})
+        if version is None:
+            experiment = experiment.model_copy(
+                update={"result": "superseded", "reason": f"{experiment.reason} {OVERTAKEN}"}
+            )
+        else:
+            operations.serve(version)
+            experiment = experiment.model_copy(update={"version": version.version})
     experiment = _dated(experiment, "completed", operations)
+    operations.session.journal.append(experiment)
     _tell(experiment, f"{experiment.result}: {experiment.reason}")
     return {"record": experiment.model_dump(mode="json")}
 
@@ -219,13 +239,16 @@ graph = builder.compile(name="online")
 
 
 def _validate(experiment: Experiment, operations: Operations) -> tuple[dict[str, Any], Usage, str]:
-    """What was found, what it cost, and why the candidate is not fit for traffic, or ""."""
+    """What was found, what it cost, and why the candidate is not fit for traffic, or "".
+
+    RefusedDelta: not even valid; it was when it was proposed, so production has changed under it.
+    """
     before = operations.bench.dataset
     bench = operations.renew()
     found: dict[str, Any] = {"comparison": None, "findings": [], "power": None, "flags": []}
     findings = bench.check(experiment.phi)
     if findings:
-        return found, Usage(), " ".join(str(finding) for finding in findings)
+        raise RefusedDelta(findings)
     rows = enough_rows(bench.dataset, operations.online.minimum_rows)
     if rows.serious:
         return found, Usage(), " ".join(map(str, rows.findings))
@@ -245,6 +268,9 @@ def _validate(experiment: Experiment, operations: Operations) -> tuple[dict[str,
     found["comparison"] = comparison.model_dump(mode="json")
     if comparison.verdict == "worse":
         return found, usage, f"Worse than production on the newest data: {comparison.reason}"
+    if comparison.verdict == "equal" and _rests_on_the_proxy(experiment, operations):
+        why = "What it gained on the proxy is gone: on the newest data and today's production"
+        return found, usage, f"{why} it makes no difference. {comparison.reason}"
     online = operations.online
     low, high = online.slot(0)
     with operations.platform.connect() as connection:
@@ -254,6 +280,19 @@ def _validate(experiment: Experiment, operations: Operations) -> tuple[dict[str,
     found["power"] = power.model_dump(mode="json")
     found["flags"] += _too_weak(power)
     return found, usage, ""
+
+
+def _rests_on_the_proxy(experiment: Experiment, operations: Operations) -> bool:
+    """Whether a gain of the proxy is all that speaks for a candidate: nobody asked for it by hand, and it has
+    not won a live test yet."""
+    if (experiment.proxy or {}).get("verdict") not in ("better", "cheaper"):
+        return False
+    others = operations.session.journal.experiments(operations.surface.name)
+    return not any(
+        other.attempt == experiment.attempt and (other.decision or {}).get("outcome") == "launch"
+        for other in others
+        if other.id != experiment.id
+    )
 
 
 def _too_weak(power: ExpectedPower) -> list[str]:
@@ -316,6 +355,23 @@ def _start(
     return _go(experiment.model_copy(update={"started": True}), "live", operations)
 
 
+def _try_again(
+    experiment: Experiment, plan: Plan, operations: Operations, *, hold: bool
+) -> Command[Literal["live", "completed"]]:
+    """What the platform did not do. A test that it knows nothing of is planned anew: its days have not begun,
+    and its place may be another's by now."""
+    experiment = experiment.model_copy(update={"trouble": ""})
+    if experiment.started:
+        return _read(experiment, plan, operations, hold=hold)
+    try:
+        status = operations.platform.status(experiment.id)
+    except PlatformError as error:
+        return _unreachable(experiment, "start", error, operations)
+    if status.state == "unknown":
+        experiment = experiment.model_copy(update={"plan": None, "slot": None})
+    return _go(experiment, "live", operations)
+
+
 def _read(
     experiment: Experiment, plan: Plan, operations: Operations, *, hold: bool
 ) -> Command[Literal["live", "completed"]]:
@@ -324,7 +380,7 @@ def _read(
     `hold`: guardrails only.
     """
     now = operations.platform.now()
-    if experiment.readings and naive_utc(now) <= datetime.fromisoformat(experiment.readings[-1]["until"]):
+    if now < _next_day(experiment, plan):
         return _go(experiment, "live", operations)  # a second tick on the same day
     try:
         status = operations.platform.status(experiment.id)
@@ -362,11 +418,7 @@ def _win(experiment: Experiment, operations: Operations) -> Command[Literal["liv
     assert experiment.decision is not None
     reason = str(experiment.decision["reason"])
     if fingerprint(operations.production()) != experiment.production:
-        return _end(
-            experiment,
-            "superseded",
-            f"{reason} But production has changed since the test began, so it is proposed anew on top of it.",
-        )
+        return _end(experiment, "superseded", f"{reason} {OVERTAKEN}")
     if operations.session.context.replicate and experiment.replication_of is None:
         return _end(experiment, "no_launch", f"{reason} It is proposed again, to win with fresh coins too.")
     return _end(experiment, "launched", reason)
@@ -413,6 +465,12 @@ def _go(experiment: Experiment, phase: Phase, operations: Operations) -> Command
 def _end(experiment: Experiment, result: Result, reason: str) -> Command[Any]:
     ended = experiment.model_copy(update={"result": result, "reason": reason})
     return Command(update={"record": ended.model_dump(mode="json")}, goto="completed")
+
+
+def _refused(experiment: Experiment, reason: str, refusal: RefusedDelta) -> Command[Any]:
+    """Today's production refuses it: what CODE must mend is in the record."""
+    findings = [finding.as_dict() for finding in refusal.findings]
+    return _end(experiment.model_copy(update={"findings": findings}), "rejected", reason)
 
 
 def _approved(experiment: Experiment, what: str, signal: Signal, operations: Operations) -> Experiment:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from evorank.graph.ask import Unanswered, ask
 from evorank.graph.context import Session
+from evorank.graph.rankings import Rankings, fingerprint_of_question
 from evorank.graph.state import Experiment, Usage
 from evorank.model.errors import ConfigurationError
 from evorank.prompts import render
@@ -37,6 +38,9 @@ class Selection:
     reason: str = ""
     """In words, where something was decided; how the answer was mended, where it was."""
     usage: Usage = field(default_factory=Usage)
+    """Of asking, just now."""
+    remembered: bool = False
+    """The strategist was asked this before, and not again."""
 
 
 def select(
@@ -45,11 +49,14 @@ def select(
     session: Session,
     how: Literal["fifo", "ranked"],
     positions: Mapping[str, int],
+    run: str | None = None,
 ) -> Selection:
     """Choose from experiments that wait or have one of `places`; `positions` is their order in the queue.
 
     `fifo` fills free places in the order of the queue. `ranked` asks the chat model as the strategist, where
-    there are fewer places than experiments; without a usable answer it is fifo for this time, and says so.
+    there are fewer places than experiments; without a usable answer it is fifo for this time, and says so. It
+    is asked again when the pool, its order in the queue, or what is known has changed since its last answer.
+    `run`: on whose account.
 
     A live experiment is dropped only for one that waits, and only before its horizon: after it there is
     nothing left to save. What its readings say must not matter, or the error rates that its plan promised
@@ -66,17 +73,40 @@ def select(
     if how == "fifo" or not waiting or len(queue) <= places or len(kept) >= places:
         return in_turn
     past = [each for each in known.values() if each.id not in in_turn.order]
-    try:
-        answer, usage = ask(session.chat(0), render.rank(_pool(queue, past, places, session)), Ranking)
-    except Unanswered as error:
-        why = f"First in, first out this time: the strategist gave no answer ({error})."
-        return Selection(in_turn.order, in_turn.start, reason=why, usage=error.usage)
+    rankings = Rankings(session.store, session.surface.name)
+    question = fingerprint_of_question(_question(queue, past, places, session))
+    answer, usage = rankings.recall(question), Usage()
+    remembered = answer is not None
+    if answer is None:
+        try:
+            answer, usage = ask(session.chat(0), render.rank(_pool(queue, past, places, session)), Ranking)
+        except Unanswered as error:
+            rankings.keep(question, None, error.usage, run)
+            why = f"First in, first out this time: the strategist gave no answer ({error})."
+            return Selection(in_turn.order, in_turn.start, reason=why, usage=error.usage)
+        rankings.keep(question, answer, usage, run)
     order, mended = _complete(answer.order, in_turn.order)
     chosen = [each for each in order if each not in kept][: places - len(kept)]
     start = [each for each in chosen if each in waiting]
     outside = [each for each in reversed(order) if each in live and each not in {*kept, *chosen}]
     drop = outside[: max(0, len(live) + len(start) - places)] if start else []
-    return Selection(order, start, drop, text(answer.reason, REASON_LIMIT) + mended, usage)
+    return Selection(order, start, drop, text(answer.reason, REASON_LIMIT) + mended, usage, remembered)
+
+
+def _question(
+    queue: Sequence[Experiment], past: Sequence[Experiment], places: int, session: Session
+) -> dict[str, Any]:
+    """What an answer depends on; not that a day has passed, nor that an earlier answer was followed."""
+    journal = session.journal.attempts(surface=session.surface.name)
+    return {
+        "pool": [each.id for each in queue],
+        "past": sorted([each.id, each.result or ""] for each in past),
+        "journal": [len(journal), journal[-1].id if journal else ""],
+        "production": session.production_fingerprint,
+        "places": places,
+        "model": [session.model_name, session.context.seed],
+        "steering": session.context.steering,
+    }
 
 
 def _keeps_its_place(experiment: Experiment) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from evorank.prompts.answers import Delta, Proposal
 
@@ -18,11 +18,14 @@ __all__ = [
     "AttemptOutput",
     "AttemptState",
     "Experiment",
+    "Imported",
     "OfflineInput",
     "OfflineOutput",
     "OfflineState",
+    "Origin",
     "Outcome",
     "Phase",
+    "Reported",
     "Result",
     "Usage",
 ]
@@ -54,6 +57,57 @@ class Usage(BaseModel):
 
 def _sum(one: int | None, two: int | None) -> int | None:
     return None if one is None and two is None else (one or 0) + (two or 0)
+
+
+class Origin(BaseModel):
+    """Where the idea of an attempt came from, if nobody thought of it in this step."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["rework", "transfer"]
+    """`rework`: a candidate that today's production refused, returned to CODE; `transfer`: a winner of
+    another surface."""
+    surface: str
+    experiment: str | None = None
+    """Id of the experiment that was refused, or that won."""
+    attempt: str | None = None
+    """Id of the attempt that won, where there was no experiment."""
+
+
+class Reported(BaseModel):
+    """A number that somebody else measured. Either `difference` (of a proxy metric, candidate minus
+    production, in its unit) or `lift` (of live traffic, relative), each with its interval if known."""
+
+    model_config = ConfigDict(extra="forbid")
+    metric: str = Field(min_length=1, max_length=200)
+    better_is: Literal["lower", "higher"]
+    difference: FiniteFloat | None = None
+    lift: FiniteFloat | None = None
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    role: Literal["success", "guardrail"] = "success"
+
+    @model_validator(mode="after")
+    def _is_one_number(self) -> Reported:
+        if (self.difference is None) == (self.lift is None):
+            raise ValueError("needs either `difference` (proxy) or `lift` (live traffic)")
+        value = self.difference if self.lift is None else self.lift
+        if (self.low is None) != (self.high is None):
+            raise ValueError("needs both `low` and `high`, or neither")
+        if self.low is not None and not self.low <= (value or 0.0) <= (self.high or 0.0):
+            raise ValueError("`low` <= value <= `high` does not hold")
+        return self
+
+
+class Imported(BaseModel):
+    """What a file says of an attempt that was made elsewhere. Nothing of it was measured here."""
+
+    model_config = ConfigDict(extra="forbid")
+    by: str
+    when: str = ""
+    """ISO 8601."""
+    result: Literal["launched", "no_launch", "aborted"] | None = None
+    """What came of its live test, if it had one."""
+    metrics: list[Reported] = Field(default_factory=list)
 
 
 class Attempt(BaseModel):
@@ -96,18 +150,21 @@ class Attempt(BaseModel):
     started_at: str = ""
     """ISO 8601, UTC."""
     seconds: float = 0.0
+    origin: Origin | None = None
+    imported: Imported | None = None
+    """None: it was made here."""
 
     @property
     def won(self) -> bool:
-        """Whether this candidate may go online."""
-        return self.outcome in ("better", "cheaper")
+        """Whether this candidate may go online: what was measured elsewhere may not."""
+        return self.outcome in ("better", "cheaper") and self.imported is None
 
     def summary(self) -> dict[str, Any]:
         """What a table, an event or another app needs: without Φ, queries and both arms' metrics."""
         comparison = self.comparison or {}
         keep = ("metric", "difference", "low", "high", "effort")
         fields = {"id", "run", "step", "surface", "persona", "category", "hypothesis", "changes", "outcome"}
-        fields |= {"reason", "fingerprint", "repairs", "usage", "seconds"}
+        fields |= {"reason", "fingerprint", "repairs", "usage", "seconds", "origin"}
         return self.model_dump(mode="json", include=fields) | {
             "comparison": {name: comparison[name] for name in keep if name in comparison} or None
         }
@@ -150,6 +207,8 @@ class Experiment(BaseModel):
     """None: under way."""
     reason: str = ""
     """Why it ended, or what it waits for."""
+    findings: list[dict[str, Any]] = Field(default_factory=list)
+    """Why a newer production refused it, as Finding.as_dict(): what CODE is asked to mend."""
     times: dict[str, str] = Field(default_factory=dict)
     """Phase -> when it began, ISO 8601 in the surface's time."""
     validation: dict[str, Any] | None = None
@@ -194,6 +253,17 @@ class AttemptInput(BaseModel):
     seed: int = Field(default=0, description="Seed of the embedded engineer for this step")
     since: str = Field(default="", description="Journal watermark when the run began: other runs up to here")
     before: int = Field(default=0, description="First step of the batch: this run's steps below it")
+    proposal: Proposal | None = Field(
+        default=None, description="An idea that is there already: the step begins at `code`, not at `think`"
+    )
+    delta: Delta | None = Field(
+        default=None,
+        description="Its delta: verified as it is where there are no findings, else mended first",
+    )
+    findings: list[dict[str, Any]] = Field(
+        default_factory=list, description="What is wrong with that delta, as Finding.as_dict()"
+    )
+    origin: Origin | None = Field(default=None, description="Where the idea came from")
     context: dict[str, Any] | None = Field(default=None, description="As in OfflineInput")
 
 
@@ -207,10 +277,7 @@ class AttemptState(AttemptInput, AttemptOutput):
 
     started: float = 0.0
     """Unix seconds."""
-    proposal: Proposal | None = None
     insights: list[dict[str, Any]] = Field(default_factory=list)
-    delta: Delta | None = None
-    findings: list[dict[str, Any]] = Field(default_factory=list)
     repairs: int = 0
     base: str = ""
     patch: list[dict[str, Any]] = Field(default_factory=list)

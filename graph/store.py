@@ -77,8 +77,27 @@ TABLES = (
         UNIQUE (surface, idempotency_key)
     )""",
     "CREATE TABLE IF NOT EXISTS evorank_clocks (surface TEXT PRIMARY KEY, now TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS evorank_ideas (
+        surface TEXT NOT NULL,
+        idea TEXT NOT NULL,
+        place INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        taken_by TEXT,
+        PRIMARY KEY (surface, idea)
+    )""",
+    """CREATE TABLE IF NOT EXISTS evorank_rankings (
+        surface TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        question TEXT NOT NULL,
+        answer TEXT,
+        usage TEXT NOT NULL,
+        run TEXT,
+        at TEXT NOT NULL,
+        PRIMARY KEY (surface, number)
+    )""",
 )
-"""What `graph/schedule.py` keeps, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `ideas.py` and `rankings.py` keep, in words that SQLite and PostgreSQL share. Times are
+ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +127,9 @@ class CheckedSaver(BaseCheckpointSaver[Any]):
     """Mixin for a saver: its errors become JournalErrors, and a thread's history never forks in silence.
 
     LangGraph goes by checkpoint ids, which are times. A machine whose clock is behind would write a state
-    that nobody reads back, and the next process would do the step again; that is refused instead.
+    that nobody reads back, and the next process would do the step again; that is refused instead. So is a
+    state that follows from one that is no longer the newest: a process that stood still for so long that
+    another took its experiment over must not undo what that one did.
     """
 
     name: str = ""
@@ -146,6 +167,14 @@ class CheckedSaver(BaseCheckpointSaver[Any]):
                 f"{self.name}: the clock of this machine is behind the one that wrote thread "
                 f"{thread['thread_id']} last, at {newest.checkpoint['ts']}. Set the clock right and go on; "
                 "nothing was written."
+            )
+        if (
+            newest is not None
+            and where.get("checkpoint_id") != newest.config["configurable"]["checkpoint_id"]
+        ):
+            raise JournalError(
+                f"{self.name}: another process has moved thread {thread['thread_id']} on meanwhile, at "
+                f"{newest.checkpoint['ts']}. Nothing was written; what that one did counts."
             )
         with self.explained():
             return super().put(config, checkpoint, metadata, new_versions)

@@ -7,29 +7,40 @@ them pass.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.graph.context import Context
+from evorank.graph.ideas import Ideas, rework
 from evorank.graph.online import Signal, builder
 from evorank.graph.operations import Operations, open_operations, rebase
 from evorank.graph.schedule import Entry
 from evorank.graph.selection import select
-from evorank.graph.state import Attempt, Experiment
+from evorank.graph.state import Attempt, Experiment, Usage
 from evorank.model.delta import apply_delta, diff, fingerprint
-from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta
+from evorank.model.errors import ConfigurationError, EvorankError, Finding, RefusedDelta
 from evorank.surfaces.platform import Timelapse
+from evorank.tools.evaluator.artifact import Artifact
 
-__all__ = ["TickReport", "experiment_id", "nominate", "propose", "submit", "tick"]
+__all__ = ["LEASE_SECONDS", "TickReport", "experiment_id", "nominate", "propose", "submit", "tick"]
 
 Event = Mapping[str, Any]
+LEASE_SECONDS = 120.0
+"""An experiment is held for so long after its process last said that it lives, which it does three times as
+often: a training may take hours, and a machine that burnt down holds up the others for minutes."""
 _NAMESPACE = uuid.UUID("5b0f4f0e-52f1-5c7e-8a53-0f2f6f2f4d55")
 
 
@@ -51,6 +62,8 @@ class TickReport(BaseModel):
     launched: list[str] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
     """What went wrong with one experiment, or with the passing of a day; the next tick tries again."""
+    usage: Usage = Field(default_factory=Usage)
+    """What asking the strategist cost in this tick."""
 
     @property
     def idle(self) -> bool:
@@ -101,33 +114,41 @@ def tick(
     until: datetime | None = None,
     begin: bool = True,
     wait_for_nothing: bool = True,
+    run: str | None = None,
 ) -> TickReport:
     """Do what is due; where days pass when told, let them pass up to `until`, doing what is due on each.
 
     `begin`: fill free places from the queue. Without it, tests that are live are seen through.
-    `wait_for_nothing`: days pass also while no test is live.
+    `wait_for_nothing`: days pass also while no test is live. `run`: on whose account the strategist is asked.
 
     What goes wrong with one experiment is in the report's `errors`, and the others go on. Raises
     EvorankError for what concerns them all: no such surface, no traffic, a clock that went back.
     """
     operations = open_operations(context)
     report = TickReport(surface=operations.surface.name, now=operations.platform.now())
+    operations.schedule.clock(report.now)
     operations.prepare(lambda text: on_event({"event": "note", "text": text}))
-    _act(operations, report, on_event, begin)
+    _act(operations, report, on_event, begin, run)
     passes = isinstance(operations.platform, Timelapse)
     while passes and until is not None and report.now < until and not operations.session.stop.is_set():
         if not (report.live or wait_for_nothing):
             break
-        if not _pass_day(operations, report, on_event):
+        if not _pass_day(operations, report, on_event, until):
             break
-        _act(operations, report, on_event, begin)
+        _act(operations, report, on_event, begin, run)
     return report
 
 
-def _pass_day(operations: Operations, report: TickReport, on_event: Callable[[Event], None]) -> bool:
+def _pass_day(
+    operations: Operations, report: TickReport, on_event: Callable[[Event], None], until: datetime
+) -> bool:
+    """Let a day pass, unless another process let it pass meanwhile. False: it could not."""
     assert isinstance(operations.platform, Timelapse)
     try:
-        operations.platform.next_day()
+        with _alone(operations.surface.directory / "day.lock"):
+            report.now = operations.platform.now()
+            if report.now < until:
+                operations.platform.next_day()
     except EvorankError as error:
         report.errors.append(str(error))
         return False
@@ -136,16 +157,34 @@ def _pass_day(operations: Operations, report: TickReport, on_event: Callable[[Ev
     return True
 
 
-def _act(operations: Operations, report: TickReport, on_event: Callable[[Event], None], begin: bool) -> None:
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process of this machine at a time, where a world of days lies; the others wait for it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _act(
+    operations: Operations,
+    report: TickReport,
+    on_event: Callable[[Event], None],
+    begin: bool,
+    run: str | None,
+) -> None:
     """Requests of people first, then what is due, then the queue."""
     operations.schedule.clock(operations.platform.now())
     asked = {entry.experiment: _requested(operations, entry) for entry in operations.schedule.entries()}
+    asked |= _damaged(operations, report)
     for entry in operations.schedule.entries():
         signal = asked.get(entry.experiment)
         if signal is not None or _due(operations, entry):
             _move(operations, entry, signal or Signal(hold=entry.paused), report, on_event)
     if begin:
-        _start_next(operations, report, on_event)
+        _start_next(operations, report, on_event, run)
     _count(operations, report)
 
 
@@ -160,9 +199,27 @@ def _requested(operations: Operations, entry: Entry) -> Signal | None:
     return None
 
 
+def _damaged(operations: Operations, report: TickReport) -> dict[str, Signal]:
+    """Live experiments with a model that is no longer what was exported. What it would show to people nobody
+    has tried, so their traffic goes back to production now, whether or not a reading is due."""
+    found = {}
+    for experiment in operations.session.journal.experiments(operations.surface.name):
+        if experiment.phase != "live" or experiment.result is not None:
+            continue
+        try:
+            for folder in experiment.artifacts.values():
+                Artifact.open(operations.home / folder)
+        except EvorankError as error:
+            report.errors.append(f"experiment {experiment.id[:8]} is aborted: {error}")
+            found[experiment.id] = Signal(action="abort", by="a check of its models", reason=str(error))
+    return found
+
+
 def _due(operations: Operations, entry: Entry) -> bool:
-    """Whether an experiment may go on by itself. One in the queue waits to be chosen."""
-    if entry.waiting in ("slot", "approval") or (entry.paused and entry.waiting != "day"):
+    """Whether an experiment may go on by itself. One in the queue waits to be chosen; one that has left it
+    and found no place in the traffic tries again."""
+    queued = entry.waiting == "slot" and entry.phase == "proposed"
+    if queued or entry.waiting == "approval" or (entry.paused and entry.waiting != "day"):
         return False  # a live test that is paused is still watched
     return entry.due is None or entry.due <= operations.platform.now()
 
@@ -176,11 +233,12 @@ def _move(
 ) -> None:
     """Let one experiment go on until it parks again, under its lease."""
     owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-    with operations.schedule.lease(entry.experiment, owner) as mine:
+    schedule = operations.schedule
+    with schedule.lease(entry.experiment, owner, LEASE_SECONDS) as mine:
         if not mine:
             return
         graph = builder.compile(checkpointer=operations.session.store.saver)
-        config: Any = {
+        config: RunnableConfig = {
             "configurable": {"thread_id": entry.experiment},
             "metadata": {
                 "kind": "experiment",
@@ -189,45 +247,97 @@ def _move(
                 "run": entry.data.get("run") or "",
             },
         }
-        before = graph.get_state(config)
-        given: Any = None  # in the middle of a node when its process died
-        if not before.values:
-            given = {"record": entry.data}
-        elif before.interrupts:
-            given = Command(resume=signal.model_dump())
-        try:
-            if before.next or not before.values:
-                for event in graph.stream(
-                    given, config, context=operations.session.context, stream_mode="custom", durability="sync"
-                ):
-                    on_event(event)
-        except EvorankError as error:
-            report.errors.append(f"experiment {entry.experiment[:8]}: {error}")
-        else:
-            for action in operations.schedule.pending(entry.experiment):
-                if action.action == signal.action:
-                    operations.schedule.consume(action.id)
-        after = graph.get_state(config)
-        experiment = Experiment.model_validate(after.values["record"])
-        waits = after.interrupts[0].value if after.interrupts else {}
-        ended = bool(after.values) and not after.next
-        operations.schedule.set(
-            entry.experiment,
-            phase=experiment.phase,
-            waiting=waits.get("waits_for", ""),
-            due=datetime.fromisoformat(waits["due"]) if waits.get("due") else None,
-            closed=ended,
-        )
+        with _kept(operations, entry.experiment):
+            try:
+                _stream(operations, graph, config, entry, signal, on_event)
+            except EvorankError as error:
+                report.errors.append(f"experiment {entry.experiment[:8]}: {error}")
+            else:
+                for action in schedule.pending(entry.experiment):
+                    if action.action == signal.action:
+                        schedule.consume(action.id)
+            after = graph.get_state(config)
+            if not after.values:
+                return  # not even its first state could be written
+            experiment = Experiment.model_validate(after.values["record"])
+            waits = after.interrupts[0].value if after.interrupts else {}
+            ended = not after.next
+            if ended:
+                _finish(operations, experiment, report)
+            schedule.set(
+                entry.experiment,
+                phase=experiment.phase,
+                waiting=waits.get("waits_for", ""),
+                due=datetime.fromisoformat(waits["due"]) if waits.get("due") else None,
+                closed=ended,
+            )
         report.moved.append(
             {"id": experiment.id, "phase": experiment.phase, "result": experiment.result}
             | {"waits_for": waits.get("waits_for", ""), "text": waits.get("text", "")}
         )
-        if ended:
-            _finish(operations, experiment, report)
+
+
+def _stream(
+    operations: Operations,
+    graph: CompiledStateGraph[Any, Context, Any, Any],
+    config: RunnableConfig,
+    entry: Entry,
+    signal: Signal,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Let the graph run until it parks, having heard the signal.
+
+    A thread whose process died goes on from its last checkpoint first. It hears afterwards what a person
+    asked: an abort wherever it parks, an approval only where it waits for one, since it may have heard that
+    before it died. That it is time to go on means nothing to one that has just come to a stop.
+    """
+    first = True
+    while True:
+        state = graph.get_state(config)
+        given: Any = None
+        if not state.values:
+            given = {"record": entry.data}
+        elif not state.next:
+            return
+        elif state.interrupts:
+            waits_for = state.interrupts[0].value["waits_for"]
+            heeded = {"abort": True, "approve": waits_for == "approval", "tick": first}
+            if not heeded[signal.action]:
+                return
+            given = Command(resume=signal.model_dump())
+            signal = Signal()
+        first = False
+        for event in graph.stream(
+            given, config, context=operations.session.context, stream_mode="custom", durability="sync"
+        ):
+            on_event(event)
+
+
+@contextmanager
+def _kept(operations: Operations, experiment: str) -> Iterator[None]:
+    """Renew a lease for as long as this process lives and works. Should it stand still and lose it, the
+    store refuses what it would still write."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_SECONDS / 3):
+            try:
+                operations.schedule.renew(experiment, LEASE_SECONDS)
+            except EvorankError:
+                return
+
+    thread = threading.Thread(target=renew, name=f"lease of {experiment[:8]}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _finish(operations: Operations, experiment: Experiment, report: TickReport) -> None:
-    """What follows from an end: a win that could not be launched comes back to the queue."""
+    """What follows from an end: a win that could not be launched comes back to the queue, and what today's
+    production refused goes back to CODE. Before the row is closed, so that a crash repeats it."""
     report.finished.append(experiment.id)
     if experiment.result == "launched":
         report.launched.append(experiment.id)
@@ -236,6 +346,13 @@ def _finish(operations: Operations, experiment: Experiment, report: TickReport) 
     won = (experiment.decision or {}).get("outcome") == "launch"
     if experiment.result == "superseded" or (experiment.result == "no_launch" and won and replicated):
         _again(operations, experiment)
+    if experiment.result == "rejected" and experiment.findings:
+        _return(operations, experiment, [Finding(**each) for each in experiment.findings])
+
+
+def _return(operations: Operations, experiment: Experiment, findings: Sequence[Finding]) -> None:
+    """Let the offline loop code it again, for production as it is: in one of the next attempts, once."""
+    Ideas(operations.session.store, operations.surface.name).add(rework(experiment, findings))
 
 
 def _again(operations: Operations, experiment: Experiment) -> None:
@@ -243,8 +360,9 @@ def _again(operations: Operations, experiment: Experiment) -> None:
     production = operations.production()
     try:
         phi = rebase(experiment.changes, operations.production_of(experiment.production), production)
-    except RefusedDelta:
-        return  # its record says that it won; the next prompts show it
+    except RefusedDelta as refusal:
+        _return(operations, experiment, refusal.findings)
+        return
     superseded = experiment.result == "superseded"
     fresh = Experiment(
         id=experiment_id(
@@ -292,7 +410,9 @@ def propose(operations: Operations, patch: list[dict[str, Any]], *, why: str, by
     return experiment.id
 
 
-def _start_next(operations: Operations, report: TickReport, on_event: Callable[[Event], None]) -> None:
+def _start_next(
+    operations: Operations, report: TickReport, on_event: Callable[[Event], None], run: str | None
+) -> None:
     """Fill free places from the queue; where the strategist ranks, also give up what fell out."""
     entries = operations.schedule.entries()
     busy = [e for e in entries if e.phase != "proposed" and e.waiting != "approval"]
@@ -303,8 +423,9 @@ def _start_next(operations: Operations, report: TickReport, on_event: Callable[[
         return
     positions = {entry.experiment: number for number, entry in enumerate(entries)}
     pool = [Experiment.model_validate(entry.data) for entry in [*busy, *waiting]]
-    chosen = select(pool, operations.online.slots, operations.session, how, positions)
-    if chosen.reason:
+    chosen = select(pool, operations.online.slots, operations.session, how, positions, run)
+    report.usage += chosen.usage
+    if chosen.reason and not chosen.remembered:
         on_event({"event": "note", "text": chosen.reason})
     by_id = {entry.experiment: entry for entry in entries}
     for identifier in chosen.drop:

@@ -9,9 +9,10 @@ import pytest
 from kept import keep
 from scripted import ScriptedChatModel
 
-from evorank.graph.context import open_session
+from evorank.graph.context import close_sessions, open_session
+from evorank.graph.rankings import Rankings
 from evorank.graph.selection import select
-from evorank.graph.state import Experiment
+from evorank.graph.state import Experiment, Usage
 
 ONLINE = """
 [online]
@@ -58,6 +59,8 @@ def session(context, home):
     def make(answer: Any = None, experiments: list[Experiment] | None = None):
         chat = ScriptedChatModel(script=lambda form, messages: answer) if answer is not None else None
         opened = open_session(context(chat))
+        with opened.store.transaction() as access:  # what an earlier strategist said is not what is tested
+            access.execute("DELETE FROM evorank_rankings")
         for each in experiments or []:
             keep(opened, each)
         return opened
@@ -174,4 +177,53 @@ def test_the_embedded_engineer_ranks_without_a_key_and_always_the_same(session):
     found = chosen(opened, pool, places=1)
     assert (found.order, found.start) == (["b", "a"], ["b"])
     assert found.reason.startswith("Search: ")
-    assert chosen(opened, pool, places=1) == found
+    again = chosen(opened, pool, places=1)
+    assert (again.order, again.start, again.reason) == (found.order, found.start, found.reason)
+
+
+def test_the_same_question_is_asked_once_also_by_another_process(session, context, attempt):
+    opened = session(ranking("b", "a", "c"))
+    pool = [live("a", days=3), experiment("b"), experiment("c")]
+    first = chosen(opened, pool, places=1)
+    assert (first.start, first.drop, first.usage.calls, first.remembered) == (["b"], ["a"], 1, False)
+    # A day has passed, and the answer was followed: nothing that the strategist goes by is new.
+    later = [live("a", days=4), live("b", days=1), experiment("c")]
+    close_sessions()
+    other = open_session(opened.context)
+    found = chosen(other, later, places=1)
+    assert (found.order, found.drop, found.usage.calls, found.remembered) == (["b", "a", "c"], [], 0, True)
+    assert len(opened.context.chat_model.asked) == 1
+
+
+@pytest.mark.parametrize("news", ["pool", "order", "journal", "experiment", "steering"])
+def test_the_strategist_is_asked_again_when_the_pool_or_what_is_known_has_changed(
+    session, context, attempt, news
+):
+    opened = session(ranking("b", "a"))
+    pool = [experiment("a"), experiment("b")]
+    chosen(opened, pool, places=1)
+    if news == "pool":
+        pool.append(experiment("c"))
+    elif news == "order":
+        pool.reverse()
+    elif news == "journal":
+        opened.journal.append(attempt(7, surface="tiny"))
+    elif news == "experiment":
+        keep(opened, experiment("old", phase="completed", result="no_launch"))
+    else:
+        opened = open_session(opened.context.model_copy(update={"steering": ["Prefer what is cheap."]}))
+    assert not chosen(opened, pool, places=1).remembered
+    assert len(opened.context.chat_model.asked) == 2
+
+
+def test_what_asking_cost_is_counted_for_the_run_that_asked_also_where_no_answer_came(session):
+    opened = session(ranking("b", "a"))
+    pool = [experiment("a"), experiment("b")]
+    select(pool, 1, opened, "ranked", {"a": 0, "b": 1}, "r")
+    rankings = Rankings(opened.store, "tiny")
+    assert rankings.usage("r") == Usage(calls=1, input_tokens=100, output_tokens=10)
+    assert rankings.usage("another") == Usage()
+    silent = session({"order": "a", "reason": ""})
+    assert chosen(silent, pool, places=1).usage.calls == 2
+    assert not chosen(silent, pool, places=1).remembered
+    assert rankings.usage() == Usage(calls=4, input_tokens=400, output_tokens=40)
