@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,23 +63,33 @@ class Journal:
         """The journal of an evorank home, or of the server that `url` names; see `Store.open`."""
         return cls(Store.open(home, url, create))
 
-    def append(self, record: Attempt) -> bool:
-        """Add one attempt, on disk when this returns. False (and no change) if its id is there already."""
-        config: RunnableConfig = {"configurable": {"thread_id": record.id, "checkpoint_ns": ""}}
+    def append(self, record: Attempt | Experiment) -> bool:
+        """Add one record, on disk when this returns. False (and no change) if its id is there already: that
+        of an experiment whose graph runs under this store's saver always is, since its thread is its record.
+        """
+        return self.extend([record]) == 1
+
+    def extend(self, records: Sequence[Attempt | Experiment]) -> int:
+        """Add records, all of them or, after an error or a crash, none; how many were not there yet."""
         with self.store.transaction() as access:
-            if access.saver.get_tuple(config) is not None:
-                return False
-            checkpoint = empty_checkpoint()
-            newest = access.execute(
-                f"SELECT max(checkpoint_id) FROM checkpoints WHERE {self.store.kind_of} = 'attempt'"
-            )
-            checkpoint["id"] = _after(newest[0][0] or "", checkpoint["id"])
-            checkpoint["channel_values"] = {"record": record.model_dump(mode="json")}
-            checkpoint["channel_versions"] = {"record": 1}
-            metadata: Any = {"source": "update", "step": 0, "parents": {}, "graph": "offline"}
-            metadata |= {"surface": record.surface, "kind": record.kind, "run": record.run}
-            access.saver.put(config, checkpoint, metadata, {"record": 1})
-            return True
+            return sum(self._add(access, record) for record in records)
+
+    def _add(self, access: Access, record: Attempt | Experiment) -> bool:
+        config: RunnableConfig = {"configurable": {"thread_id": record.id, "checkpoint_ns": ""}}
+        if access.saver.get_tuple(config) is not None:
+            return False
+        checkpoint = empty_checkpoint()
+        newest = access.execute(
+            f"SELECT max(checkpoint_id) FROM checkpoints WHERE {self.store.kind_of} = 'attempt'"
+        )
+        checkpoint["id"] = _after(newest[0][0] or "", checkpoint["id"])
+        checkpoint["channel_values"] = {"record": record.model_dump(mode="json")}
+        checkpoint["channel_versions"] = {"record": 1}
+        graph = "offline" if record.kind == "attempt" else "online"
+        metadata: Any = {"source": "update", "step": 0, "parents": {}, "graph": graph}
+        metadata |= {"surface": record.surface, "kind": record.kind, "run": record.run or ""}
+        access.saver.put(config, checkpoint, metadata, {"record": 1})
+        return True
 
     def attempts(
         self, surface: str | None = None, run: str | None = None, until: str | None = None

@@ -22,6 +22,7 @@ from evorank.graph.schedule import Schedule, Version
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import ConfigurationError, Finding, RefusedDelta, ToolError
 from evorank.model.system import Phi
+from evorank.surfaces.checked import checked
 from evorank.surfaces.online import Online
 from evorank.surfaces.platform import Platform, open_platform
 from evorank.tools.evaluator.artifact import Artifact
@@ -43,7 +44,8 @@ class Operations:
         self.surface = session.surface
         self.online = _online(session)
         self.schedule = Schedule(session.store, self.surface.name)
-        self.platform: Platform = open_platform(self.surface, session.workbench.executor.scorer)
+        load = session.workbench.executor.scorer
+        self.platform: Platform = checked(lambda: open_platform(self.surface, load))
         self._renewed: datetime | None = None
 
     @property
@@ -72,6 +74,11 @@ class Operations:
         """Serve an earlier version (default: the one before) again, as a new version. ConfigurationError:
         there is none."""
         current = self.schedule.current()
+        if to is None and (current is None or current.version == 1):
+            raise ConfigurationError(
+                f"surface `{self.surface.name}` has no earlier version to go back to; nothing was changed."
+            )
+        assert to is not None or current is not None
         version = self.schedule.rollback(to or (current.version - 1 if current else 0), by, reason)
         self.serve(version)
         self.renew()
@@ -123,6 +130,9 @@ class Operations:
         if folder.exists():
             Artifact.open(folder)  # what was changed since is not served
             return folder
+        for left in folder.parent.glob(f".{folder.name}.*"):
+            if not Path(f"/proc/{left.suffix[1:]}").exists():
+                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
         on_progress(f"training {fingerprint(phi)[:8]} on {bench.dataset.key[:8]}")
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
@@ -131,7 +141,10 @@ class Operations:
             if broken:
                 raise RefusedDelta(broken)
             self._verify(draft, evaluation.predictions)
-            draft.rename(folder)
+            try:
+                draft.rename(folder)
+            except OSError:  # another process was quicker; it trained the same
+                Artifact.open(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return folder

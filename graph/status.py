@@ -20,6 +20,7 @@ from evorank.graph.schedule import Entry, Schedule
 from evorank.graph.state import Experiment
 from evorank.graph.store import Store
 from evorank.model.errors import ConfigurationError, ToolError
+from evorank.surfaces.checked import checked
 from evorank.surfaces.platform import Platform, open_platform
 from evorank.surfaces.surface import Surface, open_surface
 from evorank.tools.abtest.plan import naive_utc
@@ -141,14 +142,15 @@ def audit_launches(surface: Surface, experiments: list[Experiment], platform: Pl
 def _reading(context: Context) -> Iterator[tuple[Surface, Schedule, Journal, Platform]]:
     home = context.home_path()
     surface = open_surface(home, context.surface)
-    store = Store.open(home, context.store)
-    journal = Journal(store)
-    platform = open_platform(surface, _nothing_is_served)
+    platform = checked(lambda: open_platform(surface, _nothing_is_served))
     try:
-        yield surface, Schedule(store, surface.name), journal, platform
+        store = Store.open(home, context.store)
+        try:
+            yield surface, Schedule(store, surface.name), Journal(store), platform
+        finally:
+            store.close()
     finally:
         platform.close()
-        store.close()
 
 
 def _nothing_is_served(artifact: Path) -> Any:

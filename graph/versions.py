@@ -59,6 +59,21 @@ class Versions:
         with self.store.transaction() as access:
             return self._launch(access, phi, artifact, experiment, why, key)
 
+    def launch_over(
+        self, before: str, *, phi: dict[str, Any], artifact: str, experiment: str, why: str, key: str
+    ) -> Version | None:
+        """The same, if production is still the Φ with the fingerprint `before`; None where it is another:
+        of two winners that were compared with one production, one is launched."""
+        with self.store.transaction() as access:
+            made = access.execute(
+                "SELECT version FROM evorank_versions WHERE surface = ? AND idempotency_key = ?",
+                *(self.surface, key),
+            )
+            versions = self._versions(access)
+            if not made and versions and versions[-1].fingerprint != before:
+                return None
+            return self._launch(access, phi, artifact, experiment, why, key)
+
     def rollback(self, to: int, by: str, reason: str) -> Version:
         """A new version with the Φ and the artifact of an earlier one. ConfigurationError: no such version,
         or it is what is served already."""

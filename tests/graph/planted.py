@@ -2,15 +2,14 @@
 
 Its days pass when told. Options: `effect`, `harm` (what the candidate multiplies visits and dislikes by),
 `users`, `lose` (share of the candidate's exposures that are lost), `fail` (method -> how often it raises
-first). PLANTED_KILL="start before 1" in the environment is a SIGKILL there. Every effect is a line of
-`effects.jsonl`, so that a test can count.
+first), `answer` (method -> what it answers instead), `turned_back` (days that its clock lost). Every effect is a
+line of `effects.jsonl`, so that a test can count. Several processes may open it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -47,7 +46,9 @@ class Planted:
         self.options: dict[str, Any] = dict(surface.spec.online.options)
         self.layer = surface.layer
         self.calls: dict[str, int] = {}
-        if not (self.folder / "traffic.json").exists():
+        with self._alone():
+            begun = (self.folder / "traffic.json").exists()
+        if not begun:
             self._save({"day": 0, "tests": {}, "keys": {}, "served": None})
             with self._database() as database:
                 database.execute(
@@ -63,7 +64,9 @@ class Planted:
     # -- the platform
 
     def now(self) -> datetime:
-        return START + timedelta(days=self._state()["day"])
+        if "now" in self.options.get("answer", {}):
+            return self.options["answer"]["now"]
+        return START + timedelta(days=self._state()["day"] - self.options.get("turned_back", 0))
 
     def start(self, test: LiveTest, key: str) -> None:
         def effect(state: dict[str, Any]) -> None:
@@ -81,7 +84,8 @@ class Planted:
 
     def stop(self, experiment_id: str, key: str) -> None:
         def effect(state: dict[str, Any]) -> None:
-            state["tests"][experiment_id] |= {"state": "stopped", "coverage": 0.0}
+            if experiment_id in state["tests"]:
+                state["tests"][experiment_id] |= {"state": "stopped", "coverage": 0.0}
 
         self._once("stop", key, {"experiment": experiment_id}, effect)
 
@@ -93,6 +97,8 @@ class Planted:
 
     def status(self, experiment_id: str) -> TestStatus:
         self._count("status")
+        if "status" in self.options.get("answer", {}):
+            return self.options["answer"]["status"]
         found = self._state()["tests"].get(experiment_id, {"state": "unknown", "coverage": 0.0})
         return TestStatus(experiment_id=experiment_id, state=found["state"], coverage=found["coverage"])
 
@@ -107,11 +113,11 @@ class Planted:
     @contextmanager
     def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
         self._count("connect")
-        with self._database(read_only=True) as database:
+        with self._alone(), self._database(read_only=True) as database:
             yield database
 
-    def estimates(self, experiment_id: str) -> None:
-        return None
+    def estimates(self, experiment_id: str) -> Any:
+        return self.options.get("answer", {}).get("estimates")
 
     def close(self) -> None:
         pass
@@ -119,6 +125,10 @@ class Planted:
     # -- its days
 
     def next_day(self) -> None:
+        with self._alone():
+            self._live()
+
+    def _live(self) -> None:
         state = self._state()
         day, users = state["day"], np.arange(self.options.get("users", 4000))
         date = (START + timedelta(days=day)).replace(tzinfo=None)
@@ -160,16 +170,15 @@ class Planted:
     # -- how it is kept
 
     def _once(self, method: str, key: str, said: dict[str, Any], effect: Any) -> None:
-        number = self._count(method)
-        self._kill(method, "before", number)
-        state = self._state()
-        if key not in state["keys"]:
-            effect(state)
-            state["keys"][key] = method
-            self._save(state)
-            with (self.folder / "effects.jsonl").open("a") as lines:
-                lines.write(json.dumps({"method": method, "key": key} | said) + "\n")
-        self._kill(method, "after", number)
+        self._count(method)
+        with self._alone():
+            state = self._state()
+            if key not in state["keys"]:
+                effect(state)
+                state["keys"][key] = method
+                self._save(state)
+                with (self.folder / "effects.jsonl").open("a") as lines:
+                    lines.write(json.dumps({"method": method, "key": key} | said) + "\n")
 
     def _count(self, method: str) -> int:
         number = self.calls[method] = self.calls.get(method, 0) + 1
@@ -177,9 +186,11 @@ class Planted:
             raise PlatformError(f"`{method}` timed out after 10 seconds. Is the platform up?")
         return number
 
-    def _kill(self, method: str, when: str, number: int) -> None:
-        if os.environ.get("PLANTED_KILL") == f"{method} {when} {number}":
-            os.kill(os.getpid(), signal.SIGKILL)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.folder / "planted.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _state(self) -> dict[str, Any]:
         return json.loads((self.folder / "traffic.json").read_text())

@@ -1,0 +1,189 @@
+"""What kill -9 does to a live test at any point of its life: nothing that its record or its traffic would show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import METRICS, START
+
+from evorank.graph.journal import Journal
+from evorank.graph.schedule import Schedule
+from evorank.surfaces.online import Online
+from evorank.surfaces.surface import open_surface, save_surface
+
+HERE = Path(__file__).parent
+SAVER = "evorank.graph.store:CheckedSaver"
+SCHEDULE = "evorank.graph.schedule:Schedule"
+OPERATIONS = "evorank.graph.operations:Operations"
+KILLED = -9
+
+
+@pytest.fixture(scope="module")
+def surface(template, tmp_path_factory):
+    """A home whose surface has traffic that likes every candidate, for tests of a week."""
+    home = tmp_path_factory.mktemp("crash") / "home"
+    shutil.copytree(template, home)
+    spec = open_surface(home, "tiny").spec
+    online = Online(
+        platform="planted:Planted",
+        options={"effect": 1.3, "users": 4000, "past": 14},
+        metrics=METRICS,
+        horizon_days=7,
+        pre_days=7,
+        ramp=(0.5, 1.0),
+        holdback=0.0,
+        wanted_lift=0.2,
+        minimum_rows=100,
+    )
+    save_surface(home, spec.model_copy(update={"online": online}))
+    return home
+
+
+@pytest.fixture
+def home(surface, tmp_path):
+    shutil.copytree(surface, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def command(home: Path, *places: str, days: int = 8) -> list[str]:
+    until = START + timedelta(days=14 + days)
+    return [sys.executable, str(HERE / "ticker.py"), str(home), until.isoformat(), *places]
+
+
+def lives(home: Path, *places: str) -> list[int]:
+    """How the processes ended that were killed at these places, and the last one, which was not."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command(home, *places, ""), capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    ended = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert ended[-1] == 0, done.stdout + done.stderr
+    return ended[:-1]
+
+
+def told(home: Path) -> dict[str, Any]:
+    """What the only experiment's record says: to 8 digits, since DuckDB adds up in any order, and without what
+    it cost, which a crash does raise."""
+    journal = Journal.open(home)
+    (record,) = (each.model_dump(mode="json") for each in journal.experiments("tiny"))
+    journal.close()
+    comparison = record["validation"].pop("comparison")
+    text = json.dumps(record | {"usage": None, "verdict": comparison["verdict"]})
+    found: dict[str, Any] = json.loads(text, parse_float=lambda digits: float(f"{float(digits):.8g}"))
+    return found
+
+
+def effects(home: Path) -> list[tuple[str, str]]:
+    lines = (home / "surfaces" / "tiny" / "effects.jsonl").read_text().splitlines()
+    return [(each["method"], each["key"]) for each in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(surface, tmp_path_factory):
+    """The record and the effects of the same life without a crash."""
+    home = tmp_path_factory.mktemp("undisturbed") / "home"
+    shutil.copytree(surface, home)
+    assert lives(home) == []
+    record = told(home)
+    assert record["result"] == "launched", record["reason"]
+    assert [method for method, _ in effects(home)] == ["launch", "start", "ramp", "stop", "launch"]
+    return record, effects(home)
+
+
+def is_whole(home: Path, undisturbed) -> None:
+    """Ended once, each effect once, the history of its states a straight line, traffic back to production."""
+    record, done = undisturbed
+    assert told(home) == record
+    assert effects(home) == done
+    traffic = json.loads((home / "surfaces" / "tiny" / "traffic.json").read_text())
+    assert [each["state"] for each in traffic["tests"].values()] == ["stopped"]
+    assert traffic["served"] == 1
+    with closing(sqlite3.connect(home / "journal.sqlite")) as database:
+        states, parents = database.execute(
+            "SELECT count(*), count(DISTINCT parent_checkpoint_id) FROM checkpoints WHERE thread_id = ?",
+            [record["id"]],
+        ).fetchone()
+    assert states == parents + 1
+    journal = Journal.open(home)
+    schedule = Schedule(journal.store, "tiny")
+    assert [each.experiment for each in schedule.versions()] == [None, record["id"]]
+    assert schedule.entries() == []
+    journal.close()
+    assert [folder.name for folder in (home / "artifacts").iterdir() if folder.name.startswith(".")] == []
+    assert len(list((home / "artifacts").iterdir())) == 2
+
+
+@pytest.mark.heavy
+def test_killed_at_every_checkpoint_it_ends_as_if_nothing_had_been(home, undisturbed):
+    """Each process gets one state further than the one before it."""
+    ended = lives(home, *[f"{SAVER}.put before 2", f"{SAVER}.put after 1"] * 12)
+    assert ended.count(KILLED) >= 12  # four phases and seven days; the last processes find nothing to do
+    assert set(ended) <= {KILLED, 0}
+    is_whole(home, undisturbed)
+
+
+@pytest.mark.heavy
+def test_killed_before_and_after_every_effect_each_happens_once(home, undisturbed):
+    places = [
+        f"planted:Planted.{method} {when} {number}"
+        for method, number in [("launch", 1), ("start", 1), ("ramp", 1), ("stop", 1), ("launch", 2)]
+        for when in ("before", "after")
+    ]
+    assert lives(home, *places) == [KILLED] * len(places)
+    is_whole(home, undisturbed)
+
+
+@pytest.mark.heavy
+def test_killed_around_all_that_is_written_elsewhere_it_is_written_once(home, undisturbed):
+    """The queue, the production's own model, the two artifacts, pending writes, versions, the row's end."""
+    places = [
+        f"{SCHEDULE}.add before 1",
+        f"{SCHEDULE}.add after 1",
+        f"{OPERATIONS}._verify before 1",
+        f"{OPERATIONS}._verify after 1",
+        f"{SCHEDULE}.launch before 1",
+        f"{SCHEDULE}.launch after 1",
+        f"{SAVER}.put_writes before 1",
+        f"{SAVER}.put_writes after 2",
+        f"{SCHEDULE}.set before 1",
+        f"{OPERATIONS}._verify after 1",
+        f"{OPERATIONS}.train after 2",
+        f"{SCHEDULE}.set after 1",
+        "planted:Planted.next_day before 1",
+        "planted:Planted.next_day after 1",
+        f"{SCHEDULE}.launch_over before 1",
+        f"{SCHEDULE}.launch_over after 1",
+    ]
+    assert lives(home, *places) == [KILLED] * len(places)
+    is_whole(home, undisturbed)
+
+
+@pytest.mark.heavy
+def test_killed_between_the_end_and_the_closing_of_its_row_it_is_closed_by_the_next_tick(home, undisturbed):
+    assert lives(home, "evorank.graph.journal:Journal.append after 1") == [KILLED]
+    is_whole(home, undisturbed)
+
+
+@pytest.mark.heavy
+def test_two_processes_at_the_same_time_live_one_life(home, undisturbed):
+    """Both tick towards the same day from the beginning on: whoever finds a lease taken leaves it alone."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    assert lives(home, f"{SCHEDULE}.add after 1") == [KILLED]
+    both = [
+        subprocess.Popen(command(home, ""), stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=600)[0] for process in both]
+    assert [line.split()[0] for line in said] == ["0", "0"]
+    is_whole(home, undisturbed)

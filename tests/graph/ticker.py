@@ -1,0 +1,84 @@
+"""Ticks in processes of their own, one after the other, that kill themselves: ticker.py HOME UNTIL PLACE...
+
+A PLACE is "module:Class.method before 2": the process kills itself (SIGKILL) when that method is called for the
+second time, or "after" it has returned. "" lives on to the day UNTIL. The first process proposes a candidate.
+Prints a line for each: its exit code, negative for a signal. They are forked, so that imports are paid once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+
+from tiny import Watched
+
+from evorank.graph.context import Context
+from evorank.graph.operations import open_operations
+from evorank.graph.tick import propose, tick
+from evorank.tools.evaluator.local import LocalPool
+
+DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
+
+
+def kill_at(place: str) -> None:
+    where, when, number = place.split()
+    module, path = where.split(":")
+    owner, method = path.split(".")
+    cls = getattr(importlib.import_module(module), owner)
+    real = getattr(cls, method)
+    calls = 0
+
+    def watched(*arguments, **named):
+        nonlocal calls
+        calls += 1
+        if (calls, when) == (int(number), "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = real(*arguments, **named)
+        if (calls, when) == (int(number), "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(cls, method, watched)
+
+
+def live(home: Path, until: datetime, place: str) -> None:
+    if place:
+        kill_at(place)
+    with LocalPool(1) as pool:
+        context = Context(
+            surface="tiny",
+            home=str(home),
+            personas=["optimizer"],
+            parallel=1,
+            seeds=2,
+            selection="fifo",
+            pool=Watched(pool, home / "trainings.txt"),
+        )
+        operations = open_operations(context)
+        if not operations.schedule.entries(open_only=False):
+            propose(operations, DELTA, why="a smaller step", by="ada")
+        report = tick(context, until=until)
+        assert report.errors == [], report.errors
+
+
+def main(home: Path, until: datetime, places: list[str]) -> None:
+    for place in places:
+        process = os.fork()
+        if process == 0:
+            try:
+                live(home, until, place)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), place, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), sys.argv[3:])
