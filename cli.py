@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evorank.cli_journal import app as journal_app
 from evorank.cli_online import app as online_app
-from evorank.terminal import Home, Json, console, errors_are_one_line, print_json
+from evorank.terminal import Home, Json, console, errors_are_one_line, home_path, print_json
 
 if TYPE_CHECKING:
     from evorank.graph.context import Context
@@ -27,7 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-journal_app = typer.Typer(help="What has been tried on this home, failures included.", no_args_is_help=True)
 surface_app = typer.Typer(
     help="Places where recommendations are served: a log and what it means.", no_args_is_help=True
 )
@@ -259,136 +259,46 @@ def _stops_on_interrupt(context: Context, on_event: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# -------------------------------------------------------------------------------------------------- journal
+# ------------------------------------------------------------------------------------------------- transfer
 
 
-def _home(home: Path | None) -> Path:
-    from evorank.graph.settings import load_settings
-
-    return Path(load_settings({"home": str(home)} if home else {}).home)
-
-
-@contextlib.contextmanager
-def _journal(home: Path | None) -> Iterator[Any]:
-    with errors_are_one_line():
-        from evorank.graph.journal import Journal
-        from evorank.graph.settings import load_settings
-
-        settings = load_settings({"home": str(home)} if home else {})
-        journal = Journal.open(Path(settings.home), create=False, url=settings.store)
-        try:
-            yield journal
-        finally:
-            journal.close()
-
-
-@journal_app.command("list")
-def journal_list(
-    surface: Annotated[str | None, typer.Option(help="Only this surface.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
-    persona: Annotated[str | None, typer.Option(help="Only this persona.")] = None,
-    outcome: Annotated[
-        str | None, typer.Option(help="Only this outcome: better, cheaper, equal, worse ...")
+@app.command()
+def transfer(
+    source: Annotated[str, typer.Argument(metavar="SURFACE_A", help="Surface whose winners are taken.")],
+    target: Annotated[str, typer.Argument(metavar="SURFACE_B", help="Surface that shall try them.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Winners to take, the best first.")] = 5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be proposed.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Database for several machines, postgresql://... Default: a file under HOME."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Newest so many.")] = 50,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show attempts, oldest first. Reads only."""
-    with _journal(home) as journal:
-        found = [
-            attempt
-            for attempt in journal.attempts(surface=surface, run=run)
-            if (persona is None or attempt.persona == persona)
-            and (outcome is None or attempt.outcome == outcome)
-        ]
-        shown = found[-limit:]
+    """Propose on SURFACE_B what won on SURFACE_A: launched experiments, or else winners of the proxy.
+
+    The next `run --surface SURFACE_B` measures them before it asks anybody for ideas; nothing is launched by
+    this. A part (optimizer, architecture, reward) that does not fit SURFACE_B is left out, with its reason.
+    Each winner is proposed once for a production.
+    """
+    with errors_are_one_line():
+        from evorank.display import print_transferred
+        from evorank.graph.context import Context, close_sessions
+        from evorank.graph.settings import load_settings
+        from evorank.graph.transfer import transfer as bring
+
+        flags = {"surface": target, "store": store, "home": str(home) if home else None}
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            context = Context(**load_settings(given).context())
+            found = bring(context, source, limit=limit, dry_run=dry_run)
+        finally:
+            close_sessions()
+        rows = [each.model_dump(mode="json") for each in found]
         if as_json:
-            print_json([attempt.model_dump(mode="json") for attempt in shown])
-            return
-        from evorank.display import attempts_table
-
-        out = console()
-        rows = [attempt.model_dump() | {"step": f"{attempt.id[:8]} {attempt.step}"} for attempt in shown]
-        out.print(attempts_table(rows, out.width))
-        if len(shown) < len(found):
-            out.print(f"{len(found) - len(shown)} older ones: --limit {len(found)}", style="dim")
-
-
-def _find(journal: Any, prefix: str) -> Any:
-    from evorank.model.errors import ConfigurationError
-
-    found = [attempt for attempt in journal.attempts() if attempt.id.startswith(prefix)]
-    if len(found) != 1:
-        what = "no attempt" if not found else f"{len(found)} attempts"
-        raise ConfigurationError(
-            f"`{prefix}` names {what}. `journal list` shows ids; give enough of one to be unique."
-        )
-    return found[0]
-
-
-@journal_app.command("show")
-def journal_show(
-    attempt: Annotated[str, typer.Argument(help="An attempt's id, or its beginning.")],
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Show one attempt whole: hypothesis, delta, verdict, metrics of both arms, findings. Reads only."""
-    with _journal(home) as journal:
-        found = _find(journal, attempt)
-        if as_json:
-            print_json(found.model_dump(mode="json"))
-            return
-        from evorank.display import print_attempt
-
-        print_attempt(found.model_dump(mode="json"), console())
-
-
-@journal_app.command("diff")
-def journal_diff(
-    first: Annotated[str, typer.Argument(help="An attempt's id, or `production`.")],
-    second: Annotated[str, typer.Argument(help="An attempt's id.")],
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Show what differs between the configurations of two attempts, as a JSON Patch. Reads only."""
-    with _journal(home) as journal:
-        from evorank.model.delta import apply_delta, diff
-        from evorank.model.errors import ConfigurationError
-
-        two = _find(journal, second)
-        one = two if first == "production" else _find(journal, first)
-        for attempt in (one, two):
-            if attempt.phi is None:
-                raise ConfigurationError(
-                    f"attempt {attempt.id[:8]} was {attempt.outcome}: it has no configuration to compare."
-                )
-        before = one.phi
-        if first == "production":
-            from evorank.surfaces.surface import open_surface
-
-            before = open_surface(_home(home), two.surface).production()
-        patch = diff(before, two.phi)
-        assert apply_delta(before, patch) == two.phi
-        if as_json:
-            print_json(patch)
-        for operation in [] if as_json else patch:
-            console().print(json.dumps(operation), markup=False, soft_wrap=True)
-
-
-@journal_app.command("export")
-def journal_export(
-    out: Annotated[Path, typer.Argument(help="File to write; its ending chooses jsonl, csv or parquet.")],
-    surface: Annotated[str | None, typer.Option(help="Only this surface.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
-    home: Home = None,
-) -> None:
-    """Write attempts to a file, one row each. Never overwrites."""
-    with _journal(home) as journal:
-        from evorank.graph.export import export
-
-        count = export(journal.attempts(surface=surface, run=run), out)
-        console().print(f"{count} attempts in {out}")
+            print_json(rows)
+        else:
+            print_transferred(rows, target, console())
 
 
 # -------------------------------------------------------------------------------------------------- surface
@@ -409,7 +319,7 @@ def surface_import(
 
         out = console(error=as_json)
         with out.status("importing") as status:
-            surface = import_log(layout.value, path, name, _home(home), system=system)
+            surface = import_log(layout.value, path, name, home_path(home), system=system)
             dataset = surface.dataset(lambda what, share: status.update(f"{what} {share:.0%}"))
         rows = {period: bounds.stop - bounds.start for period, bounds in dataset.bounds.items()}
         if as_json:
@@ -440,7 +350,7 @@ def surface_list(home: Home = None, as_json: Json = False) -> None:
     with errors_are_one_line():
         from evorank.surfaces.surface import list_surfaces
 
-        names = list_surfaces(_home(home))
+        names = list_surfaces(home_path(home))
         if as_json:
             print_json(names)
         for name in [] if as_json else names:
@@ -455,7 +365,7 @@ def surface_describe(name: SurfaceName, home: Home = None, as_json: Json = False
         from evorank.surfaces.check import describe
         from evorank.surfaces.surface import open_surface
 
-        facts = describe(open_surface(_home(home), name))
+        facts = describe(open_surface(home_path(home), name))
         if as_json:
             print_json(facts)
             return
@@ -470,7 +380,7 @@ def surface_check(name: SurfaceName, home: Home = None, as_json: Json = False) -
         from evorank.surfaces.check import check
         from evorank.surfaces.surface import open_surface
 
-        report = check(open_surface(_home(home), name))
+        report = check(open_surface(home_path(home), name))
         if as_json:
             print_json(report.as_dict())
         else:

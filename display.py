@@ -22,11 +22,14 @@ __all__ = [
     "Display",
     "ExperimentLines",
     "attempts_table",
+    "experiments_table",
     "make_display",
     "print_attempt",
+    "print_experiment",
     "print_overview",
     "print_summary",
     "print_surface",
+    "print_transferred",
     "show_changes",
     "show_difference",
 ]
@@ -79,7 +82,8 @@ def show_difference(comparison: Mapping[str, Any] | None) -> str:
 
 
 def attempts_table(attempts: Sequence[Mapping[str, Any]], width: int, title: str | None = None) -> Table:
-    """The journal as a person reads it: one row per attempt, only what differs from production.
+    """The journal as a person reads it: one row per attempt, only what differs from production. What was
+    imported has no difference of ours, and its verdict in brackets.
 
     Below 120 columns, category and seconds make room for the change.
     """
@@ -103,7 +107,7 @@ def attempts_table(attempts: Sequence[Mapping[str, Any]], width: int, title: str
             *([str(attempt.get("category") or "-")] if wide else []),
             escape(changes or "-"),
             show_difference(attempt.get("comparison")),
-            Text(outcome, style=COLOURS.get(outcome, "")),
+            Text(outcome if not attempt.get("imported") else f"({outcome})", COLOURS.get(outcome, "")),
             *([f"{attempt.get('seconds', 0.0):.1f}"] if wide else []),
         )
     return table
@@ -317,7 +321,15 @@ def print_attempt(attempt: Mapping[str, Any], console: Console) -> None:
     _say(
         console, f"{attempt['persona']}, {attempt['category'] or 'no category'}, by {attempt['model']}", "dim"
     )
+    if origin := attempt.get("origin"):
+        what = {"rework": "returned to CODE by a launch", "transfer": f"won on surface {origin['surface']}"}
+        _say(console, f"{what[origin['kind']]}: {origin['experiment'] or origin['attempt']}", "dim")
     _say(console, f"\n{attempt['hypothesis']}\n", "italic")
+    if told := attempt.get("imported"):
+        said = f", live test {told['result']}" if told["result"] else ""
+        _say(console, f"imported: {told['by']} reports ({told['when'] or 'no date'}){said}", "bold yellow")
+        for each in told["metrics"]:
+            _say(console, f"  {_show_reported(each)}, measured elsewhere", "yellow")
     _say(console, f"{attempt['outcome']}: {attempt['reason']}", COLOURS.get(attempt["outcome"], ""))
     for finding in attempt["findings"]:
         _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}")
@@ -348,6 +360,85 @@ def print_attempt(attempt: Mapping[str, Any], console: Console) -> None:
         console.print(table)
     for insight in attempt["insights"]:
         _say(console, f"\n{insight['query']}\n{insight.get('table') or insight.get('error')}")
+
+
+def _show_reported(metric: Mapping[str, Any]) -> str:
+    """`log_loss -0.0123 [-0.0150, -0.0098]`, or a lift in percent; intervals where they are known."""
+    form = "{:+.4f}" if metric["lift"] is None else "{:+.1%}"
+    value = form.format(metric["difference"] if metric["lift"] is None else metric["lift"])
+    known = metric["low"] is not None
+    interval = f" [{form.format(metric['low'])}, {form.format(metric['high'])}]" if known else ""
+    return f"{metric['metric']} {value}{interval} ({metric['better_is']} is better)"
+
+
+def print_experiment(record: Mapping[str, Any], console: Console) -> None:
+    """One experiment whole: phases, delta, validation, daily readings, effects, decision, approvals."""
+    run = f" by run {record['run']}" if record["run"] else ""
+    _say(console, f"{record['id']}  experiment on {record['surface']}{run}")
+    _say(console, f"{record['proposed_by']}, {record['category'] or 'no category'}", "dim")
+    _say(console, f"\n{record['hypothesis']}\n", "italic")
+    state = record["result"] or record["phase"]
+    _say(console, f"{state}: {record['reason'] or 'under way'}", RESULTS.get(state, ""))
+    if record["trouble"]:
+        _say(console, f"  {record['trouble']}", "bold red")
+    for finding in record["findings"]:
+        _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}")
+    if record["version"]:
+        _say(console, f"  made production version {record['version']}")
+    for phase, begun in record["times"].items():
+        _say(console, f"  {phase:<10} {begun[:16]}")
+    _say(console, f"\ndelta against production {record['production'][:12]}:")
+    for operation in record["changes"]:
+        _say(console, f"  {json.dumps(operation)}")
+    if record["proxy"]:
+        _say(
+            console, f"\nproxy when proposed: {record['proxy']['metric']} {show_difference(record['proxy'])}"
+        )
+    _print_validation(record["validation"] or {}, console)
+    for each in record["approvals"]:
+        _say(console, f"approved: {each['what']} by {each['by']}, {each['at'][:16]}: {each['reason']}")
+    if record["plan"]:
+        plan = record["plan"]
+        _say(console, f"\nlive test: {plan['horizon_days']} days from {plan['start'][:16]}", "italic")
+    if record["readings"]:
+        _rows(
+            console,
+            "readings",
+            ("until", "control users", "candidate users", "broken guardrails", "data failures"),
+            [_reading_row(each) for each in record["readings"]],
+        )
+    for effect in record["effects"]:
+        _say(console, f"  {show_effect(effect)}", "bold")
+    if record["decision"]:
+        _say(console, f"decision: {record['decision']['outcome']}: {record['decision']['reason']}")
+
+
+def _print_validation(found: Mapping[str, Any], console: Console) -> None:
+    if both := found.get("comparison"):
+        told = f"{both['metric']} {show_difference(both)}: {both['verdict']}"
+        _say(console, f"on the newest data: {told}")
+    for text in [*found.get("findings", ()), *found.get("flags", ())]:
+        _say(console, f"  {text}")
+
+
+def _reading_row(reading: Mapping[str, Any]) -> list[Any]:
+    crossed = [str(look["metric"]) for look in reading["looks"] if look["broken"]]
+    failed = [str(each["rule"]) for each in reading["failures"]]
+    control, candidate = reading["users"]
+    day = str(reading["until"])[:10]
+    return [day, control, candidate, ", ".join(crossed) or "none", ", ".join(failed) or "none"]
+
+
+def print_transferred(winners: Sequence[Mapping[str, Any]], target: str, console: Console) -> None:
+    """What of another surface's winners is proposed on this one, and what is not and why."""
+    for each in winners:
+        style = "bold green" if each["changes"] and each["status"] != "nothing" else "yellow"
+        _say(console, f"{each['winner'][:8]} {each['why']}: {each['status']}", style)
+        _say(console, f"  {show_changes(each['changes'], 2000) or 'no change'}")
+        for part, why in each["left_out"].items():
+            _say(console, f"  left out {part}: {why}", "dim")
+    if any(each["status"] == "proposed" for each in winners):
+        _say(console, f"\nnext: python cli.py run --surface {target}")
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Home", "Json", "console", "errors_are_one_line", "print_json"]
+__all__ = ["Home", "Json", "console", "errors_are_one_line", "home_path", "print_json"]
 
 Home = Annotated[
     Path | None,
@@ -30,6 +30,13 @@ def console(*, error: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=error)
+
+
+def home_path(home: Path | None) -> Path:
+    """The home that a command works on: its flag, or what settings say."""
+    from evorank.graph.settings import load_settings
+
+    return Path(load_settings({"home": str(home)} if home else {}).home)
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The journal as a table for other tools: JSON lines, CSV or Parquet, one row an attempt."""
+"""The journal as a table for other tools: JSON lines, CSV or Parquet, one row an attempt or experiment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from evorank.graph.state import Attempt
+from evorank.graph.state import Attempt, Experiment
 from evorank.model.errors import ConfigurationError
 
 __all__ = ["export"]
@@ -15,9 +15,9 @@ __all__ = ["export"]
 FORMATS = {".jsonl": "", ".csv": "(FORMAT csv, HEADER)", ".parquet": "(FORMAT parquet)"}
 
 
-def export(attempts: Iterable[Attempt], out: Path) -> int:
-    """Write attempts to a new file; returns their number. JSON lines keep the nesting; in the flat formats,
-    nested fields are JSON text and the comparison's numbers have columns of their own.
+def export(records: Iterable[Attempt] | Iterable[Experiment], out: Path) -> int:
+    """Write records of one kind to a new file; returns their number. JSON lines keep the nesting; in the
+    flat formats, nested fields are JSON text and the comparison's numbers have columns of their own.
 
     ConfigurationError for an ending that is not .jsonl, .csv or .parquet, or a file that exists.
     """
@@ -25,9 +25,9 @@ def export(attempts: Iterable[Attempt], out: Path) -> int:
         raise ConfigurationError(f"`{out}` must end in one of {', '.join(FORMATS)}, got {out.suffix!r}.")
     if out.exists():
         raise ConfigurationError(f"`{out}` exists already and is not overwritten. Choose another name.")
-    rows = [attempt.model_dump(mode="json") for attempt in attempts]
+    rows = [record.model_dump(mode="json") for record in records]
     if not rows:
-        raise ConfigurationError("no attempt to export: nothing in the journal matches.")
+        raise ConfigurationError("nothing to export: nothing in the journal matches.")
     if out.suffix == ".jsonl":
         out.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return len(rows)
@@ -46,10 +46,11 @@ def export(attempts: Iterable[Attempt], out: Path) -> int:
 
 
 def _flat(row: dict[str, object]) -> dict[str, object]:
-    comparison = row.pop("comparison")
+    compared = "proxy" if row["kind"] == "experiment" else "comparison"
+    comparison = row.pop(compared)
     numbers = ("metric", "difference", "low", "high", "effort", "rows")
     usage = row.pop("usage")
     assert isinstance(usage, dict)
     flat = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()}
     flat |= {name: comparison.get(name) if isinstance(comparison, dict) else None for name in numbers}
-    return flat | {"comparison": json.dumps(comparison), **usage}
+    return flat | {compared: json.dumps(comparison), **usage}

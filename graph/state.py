@@ -105,7 +105,7 @@ class Imported(BaseModel):
     by: str
     when: str = ""
     """ISO 8601."""
-    result: Literal["launched", "no_launch", "aborted"] | None = None
+    result: Literal["launched", "superseded", "no_launch", "aborted"] | None = None
     """What came of its live test, if it had one."""
     metrics: list[Reported] = Field(default_factory=list)
 

@@ -34,7 +34,10 @@ class _Entry(NamedTuple):
 
     @property
     def tested(self) -> bool:
-        return self.test is not None and verdict(self.test) in ("won", "lost")
+        """In live traffic of this surface: what a file says of another's is not kept at any price."""
+        if self.test is None or self.attempt.get("imported"):
+            return False
+        return verdict(self.test) in ("won", "lost")
 
 
 def journal_lines(
@@ -92,7 +95,34 @@ def _entries(journal: Sequence[Record], experiments: Sequence[Record]) -> list[_
             tests[test["attempt"]] = test
         else:
             own.append(_Entry(_attempt_of(test), test))
-    return [_Entry(attempt, tests.get(attempt.get("id"))) for attempt in journal] + own
+    entries = [
+        _reported(attempt) if attempt.get("imported") else _Entry(attempt, tests.get(attempt.get("id")))
+        for attempt in journal
+    ]
+    return entries + own
+
+
+def _reported(attempt: Record) -> _Entry:
+    """An imported attempt: what its file says, where others have what was measured."""
+    told = attempt["imported"]
+    effects, metrics, comparison = [], [], None
+    for each in told["metrics"]:
+        if each.get("lift") is None:
+            lower = each["better_is"] == "lower"
+            comparison = comparison or each | {"lower_is_better": lower}
+            continue
+        ends = {"low": each["low"], "high": each["high"], "lift_low": each["low"], "lift_high": each["high"]}
+        effects.append({"metric": each["metric"], "lift": each["lift"]} | ends)
+        higher = each["better_is"] == "higher"
+        success = each["role"] == "success"
+        metrics.append({"name": each["metric"], "success": success, "higher_is_better": higher})
+    test = None
+    if told.get("result"):
+        won = told["result"] in ("launched", "superseded")
+        decision = {"outcome": "launch"} if won else {"rule": "guardrail_broken"}
+        test = {"result": told["result"], "decision": decision, "effects": effects}
+        test["plan"] = {"metrics": metrics}
+    return _Entry({**attempt, "comparison": comparison, "step": None}, test)
 
 
 def _telling(test: Record) -> tuple[bool, str]:
@@ -127,6 +157,8 @@ def _rank(entry: _Entry) -> tuple[int, float, float, int]:
         tier = 1
     else:
         tier = 3 if outcome in MEASURED and gain is not None else 4
+    if attempt.get("imported"):
+        effort = 2.0  # of the same kind, what was measured here comes first
     return tier, effort, -(gain or 0.0), -int(attempt.get("step") or 0)
 
 
@@ -150,6 +182,8 @@ def _line(entry: _Entry, production: str) -> dict[str, Any]:
         # A candidate that was refused has no Φ: what it tried is its patch against its base.
         "delta": clipped(attempt.get("changes") or attempt.get("patch") or [], VALUE_LIMIT),
     }
+    if attempt.get("imported"):
+        line["imported"] = {"by": text(attempt["imported"]["by"], 80), "when": attempt["imported"]["when"]}
     if test is not None:
         line["online"] = _online(test)
     if attempt.get("production") and attempt["production"] != production:

@@ -182,6 +182,10 @@ def stated(base: Phi, text: str) -> Phi:
 
 
 def _evidence(reading: Reading, move: Move) -> str:
+    if move.told:
+        return f"{move.told} reports that this won elsewhere; nobody has measured it here."
+    if move.base is not None and move.base.imported:
+        return f"Starts from {move.base.fingerprint}, of which an imported record says: {move.base.outcome}."
     if move.recipe:
         return (
             f"The playbook recommends {move.recipe} for logs like this one, and the journal has not tried it."

@@ -53,7 +53,9 @@ def lint(reading: Reading) -> list[str]:
         return ["The patch changes nothing: every value is already in the base. Change at least one."]
     findings = []
     for tried in reading.tried:
-        if tried.phi is not None and tried.outcome != "duplicate" and same(phi, tried.phi):
+        if tried.phi is None or tried.outcome == "duplicate" or tried.imported:
+            continue
+        if same(phi, tried.phi):
             step = tried.line["step"]
             who = f"Attempt {step}" if step is not None else f"An experiment of {tried.line['persona']}"
             findings.append(f"{who} already was this Φ ({tried.outcome}). Change something else.")

@@ -53,6 +53,11 @@ class Tried:
     def lost_live(self) -> bool:
         return live_verdict(self.line) == "lost"
 
+    @property
+    def imported(self) -> bool:
+        """Reported by a file, and not measured here."""
+        return "imported" in self.line
+
 
 class Blocks:
     """The fenced blocks of one prompt, by title. ChatModelError for one that is not there."""

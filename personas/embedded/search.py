@@ -24,7 +24,7 @@ from evorank.model.system import Phi
 from evorank.personas.embedded.inventions import COMPONENTS
 from evorank.personas.embedded.knobs import Knob, get, same
 from evorank.personas.embedded.playbook import knobs_for, recipes_for
-from evorank.personas.embedded.reading import Reading, Tried
+from evorank.personas.embedded.reading import Reading, Tried, live_verdict
 from evorank.personas.embedded.surrogate import Surrogate
 
 __all__ = ["Move", "Search"]
@@ -39,6 +39,8 @@ DARING = {"exploit": (0.0, 0.6), "explore": (0.5, 2.0), "innovate": (0.0, 1.5)}
 ENOUGH = 3
 """Measured attempts before the surrogate is asked."""
 SURROGATE_ROWS = 150
+USUAL_GAIN = 1e-3
+"""Of what is only reported, before anything was measured here: a scale for comparing reports."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Move:
     phi: Phi
     turned: tuple[tuple[str, Any, Any], ...]
     recipe: str = ""
+    told: str = ""
+    """Who reports that this won elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,12 @@ class Search:
         self._knobs = knobs_for(reading)
         self._turnable = [k for k in self._knobs if all(reading.may_patch(p) for p in k.pointers)]
         self._measured = _comparable(reading)
-        self._tried = {_key(t.phi) for t in reading.tried if t.phi is not None} | {_key(reading.production)}
+        seen = [t.phi for t in reading.tried if t.phi is not None and not t.imported]
+        self._tried = {_key(phi) for phi in (*seen, reading.production)}
         parents = [
             _Parent(t.phi, t.gain - t.noise / 4, t)
             for t in self._measured
-            if t.phi and t.gain is not None and "difference" in t.line and not t.lost_live
+            if t.phi and t.gain is not None and not _stopped_early(t) and not t.lost_live
         ]
         parents.append(_Parent(reading.production, 0.0, None))
         self._parents = sorted(parents, key=lambda parent: -parent.gain)
@@ -137,7 +142,7 @@ class Search:
     def _recipe(self, knobs: Sequence[Knob], parent: _Parent) -> Move | None:
         """An untried recipe of the playbook, if the draw says so; parallel steps take different ones."""
         names = {knob.name: knob for knob in knobs}
-        options = []
+        options = self._reported(knobs)
         for title, settings in recipes_for(self._reading):
             if not settings.keys() <= names.keys():
                 continue
@@ -150,8 +155,23 @@ class Search:
                 )
         if not options or self._rng.random() > 0.75:
             return None
-        # The first recipes are the safest bets; a step takes its own place in the queue.
+        # What won elsewhere, then the first recipes, are the safest bets; a step takes its own place.
         return options[self._reading.step % min(len(options), 4)]
+
+    def _reported(self, knobs: Sequence[Knob]) -> list[Move]:
+        """What an imported record says has won elsewhere, as it is, where this persona may write it."""
+        production = self._reading.production
+        moves = []
+        for tried in self._reading.tried:
+            won = live_verdict(tried.line) == "won" or tried.outcome in ("better", "cheaper")
+            if not (tried.imported and won and tried.phi is not None and not tried.lost_live):
+                continue
+            written = [str(change["path"]) for change in tried.line["delta"]]
+            if self._new(tried.phi) and all(map(self._reading.may_patch, written)):
+                turned = _turned(knobs, production, tried.phi)
+                told = f"An imported record of {tried.line['imported']['by']}"
+                moves.append(Move("explore", None, tried.phi, turned, told=told))
+        return moves
 
     def _pool(
         self, category: str, knobs: Sequence[Knob], parents: Sequence[_Parent]
@@ -233,6 +253,7 @@ class Search:
     def _families(self) -> Mapping[str, float]:
         """One draw of what turning each family achieves, in standard deviations of all improvements."""
         by_name = {t.fingerprint: t for t in self._measured}
+        measured = {id(t.line): t for t in self._measured if not _stopped_early(t)}
         improved: dict[str, list[float]] = defaultdict(list)
         failed: dict[str, int] = defaultdict(int)
         for tried in self._reading.tried:
@@ -240,8 +261,9 @@ class Search:
             before = base.phi if base and base.phi else self._reading.production
             families = self._moved(before, tried.phi) if tried.phi else set()
             for family in families:
-                if tried in self._measured and tried.gain is not None:
-                    improved[family].append(tried.gain - (base.gain if base and base.gain else 0.0))
+                gain = measured[id(tried.line)].gain if id(tried.line) in measured else None
+                if gain is not None:
+                    improved[family].append(gain - (base.gain if base and base.gain else 0.0))
                 elif tried.outcome in ("refused", "failed") or _stopped_early(tried):
                     failed[family] += 1
         spread = (
@@ -277,21 +299,44 @@ class Search:
 def _comparable(reading: Reading) -> list[Tried]:
     """Measured attempts on the metric of this persona: losses of different rewards are never compared."""
     measured = [t for t in reading.tried if t.gain is not None and t.phi is not None]
+    measured.sort(key=lambda t: t.imported)  # which metric counts is ours to say, where we have one
     own = [t.line["metric"] for t in measured if t.line["persona"] == reading.persona]
     metric = own[0] if own else None
     if "compute_eval" in reading.tools:
-        return [t for t in measured if t.line["persona"] == reading.persona and t.line["metric"] == metric]
+        own_kind = [t for t in measured if t.line["persona"] == reading.persona]
+        found = [t for t in own_kind if t.line["metric"] == metric]
+        told = [t for t in reading.tried if t.line["persona"] == reading.persona]
+        return found + _said(told, found)
     metric = metric or next((t.line["metric"] for t in measured if t.line["better_is"] == "lower"), None)
     label = reading.production.get("reward")
     found = [t for t in measured if t.line["metric"] == metric and t.phi and t.phi.get("reward") == label]
     # A training that was stopped early has no loss: it counts as far below production as anything was off it.
     far = max((abs(t.gain) for t in found if t.gain is not None), default=0.0)
     stopped = [t for t in reading.tried if _stopped_early(t) and t.phi and t.phi.get("reward") == label]
-    return found + [replace(t, gain=-far) for t in stopped if far > 0]
+    told = [t for t in reading.tried if t.phi and t.phi.get("reward") == label]
+    return found + _said(told, found) + [replace(t, gain=-far) for t in stopped if far > 0]
+
+
+SAID = {"better": 1.0, "worse": -1.0, "cheaper": 0.0, "equal": 0.0, "inconclusive": 0.0}
+
+
+def _said(told: Sequence[Tried], found: Sequence[Tried]) -> list[Tried]:
+    """Imported attempts without a number that compares: as good or bad as attempts usually are, and as
+    doubtful."""
+    gains = [abs(t.gain) for t in found if t.gain]
+    usual = float(np.median(gains)) if gains else USUAL_GAIN
+    counted = {id(t.line) for t in found}
+    said = []
+    for tried in told:
+        if tried.imported and tried.phi and id(tried.line) not in counted and tried.outcome in SAID:
+            gain = SAID[tried.outcome] * usual
+            said.append(replace(tried, gain=min(gain, 0.0) if tried.lost_live else gain, noise=usual))
+    return said
 
 
 def _stopped_early(tried: Tried) -> bool:
-    return tried.outcome == "worse" and tried.gain is None
+    """Known to be worse, and by how much nobody knows."""
+    return tried.outcome == "worse" and "difference" not in tried.line and not tried.imported
 
 
 def _holds(phi: Phi, delta: Sequence[Mapping[str, Any]]) -> bool:
