@@ -360,6 +360,8 @@ def _try_again(
 ) -> Command[Literal["live", "completed"]]:
     """What the platform did not do. A test that it knows nothing of is planned anew: its days have not begun,
     and its place may be another's by now."""
+    if hold and not experiment.started:
+        return _go(experiment, "live", operations)
     experiment = experiment.model_copy(update={"trouble": ""})
     if experiment.started:
         return _read(experiment, plan, operations, hold=hold)

@@ -28,7 +28,8 @@ from evorank.graph.evolve import builder
 from evorank.graph.journal import thread_id
 from evorank.graph.offline import best_attempt
 from evorank.graph.operations import open_operations
-from evorank.graph.state import Attempt
+from evorank.graph.rankings import Rankings
+from evorank.graph.state import Attempt, Usage
 from evorank.graph.status import audit_launches
 from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta, ToolError
 from evorank.tools.comparison import Comparison
@@ -83,6 +84,8 @@ class Summary(BaseModel):
     """Candidates of the surface that still wait for a live test."""
     days: int = 0
     """Days that the surface lived during the run."""
+    ranking: Usage = Field(default_factory=Usage)
+    """What asking the strategist cost, on account of this run."""
     audit: Audit | None = None
     """All launches on this surface together, against the users whom none ever reached."""
     note: str = ""
@@ -158,7 +161,7 @@ def carry_out(plan: Plan, context: Context, on_event: Callable[[Event], None] = 
         }
         # A run in the middle of a batch goes on there; one that stopped between batches is asked again, and
         # finds in the journal what is left.
-        waiting = bool(graph.get_state(config).next)
+        waiting = bool(graph.get_state(config).tasks)
         given: Any = None if waiting else {"steps": plan.steps, "run": plan.run, "days": plan.days}
         for *_, event in graph.stream(
             given,
@@ -261,6 +264,7 @@ def _what_people_said(plan: Plan, session: Session, ended: Mapping[str, Any]) ->
         "experiments": [each.summary() for each in found if each.run == plan.run],
         "queued": sum(entry.phase == "proposed" for entry in operations.schedule.entries()),
         "days": (now - begun).days,
+        "ranking": Rankings(session.store, session.surface.name).usage(plan.run),
         "audit": audit_launches(session.surface, found, operations.platform),
     }
 

@@ -219,7 +219,7 @@ def _due(operations: Operations, entry: Entry) -> bool:
     """Whether an experiment may go on by itself. One in the queue waits to be chosen; one that has left it
     and found no place in the traffic tries again."""
     queued = entry.waiting == "slot" and entry.phase == "proposed"
-    if queued or entry.waiting == "approval" or (entry.paused and entry.waiting != "day"):
+    if queued or entry.waiting == "approval" or (entry.paused and entry.waiting == "slot"):
         return False  # a live test that is paused is still watched
     return entry.due is None or entry.due <= operations.platform.now()
 
@@ -230,8 +230,10 @@ def _move(
     signal: Signal,
     report: TickReport,
     on_event: Callable[[Event], None],
+    *,
+    chosen: bool = False,
 ) -> None:
-    """Let one experiment go on until it parks again, under its lease."""
+    """Let one experiment go on until it parks again, under its lease. `chosen`: it may leave the queue."""
     owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
     schedule = operations.schedule
     with schedule.lease(entry.experiment, owner, LEASE_SECONDS) as mine:
@@ -248,8 +250,10 @@ def _move(
             },
         }
         with _kept(operations, entry.experiment):
+            # Whatever ends this process on the way, the row shall not say that it is parked.
+            schedule.set(entry.experiment, waiting="", due=None)
             try:
-                _stream(operations, graph, config, entry, signal, on_event)
+                _stream(operations, graph, config, entry, signal, on_event, chosen)
             except EvorankError as error:
                 report.errors.append(f"experiment {entry.experiment[:8]}: {error}")
             else:
@@ -261,7 +265,7 @@ def _move(
                 return  # not even its first state could be written
             experiment = Experiment.model_validate(after.values["record"])
             waits = after.interrupts[0].value if after.interrupts else {}
-            ended = not after.next
+            ended = not after.tasks  # `next` leaves out tasks that are done and not in a checkpoint yet
             if ended:
                 _finish(operations, experiment, report)
             schedule.set(
@@ -271,6 +275,8 @@ def _move(
                 due=datetime.fromisoformat(waits["due"]) if waits.get("due") else None,
                 closed=ended,
             )
+        if waits.get("waits_for") == "platform":
+            report.errors.append(f"experiment {entry.experiment[:8]}: {experiment.trouble}")
         report.moved.append(
             {"id": experiment.id, "phase": experiment.phase, "result": experiment.result}
             | {"waits_for": waits.get("waits_for", ""), "text": waits.get("text", "")}
@@ -284,12 +290,14 @@ def _stream(
     entry: Entry,
     signal: Signal,
     on_event: Callable[[Event], None],
+    chosen: bool,
 ) -> None:
     """Let the graph run until it parks, having heard the signal.
 
     A thread whose process died goes on from its last checkpoint first. It hears afterwards what a person
     asked: an abort wherever it parks, an approval only where it waits for one, since it may have heard that
-    before it died. That it is time to go on means nothing to one that has just come to a stop.
+    before it died. That it is time to go on means nothing to one that has just come to a stop, or that has
+    not been chosen from the queue.
     """
     first = True
     while True:
@@ -297,11 +305,13 @@ def _stream(
         given: Any = None
         if not state.values:
             given = {"record": entry.data}
-        elif not state.next:
+        elif not state.tasks:
             return
         elif state.interrupts:
             waits_for = state.interrupts[0].value["waits_for"]
-            heeded = {"abort": True, "approve": waits_for == "approval", "tick": first}
+            queued = waits_for == "slot" and state.values["record"]["phase"] == "proposed"
+            goes_on = first and (chosen or not queued)
+            heeded = {"abort": True, "approve": waits_for == "approval", "tick": goes_on}
             if not heeded[signal.action]:
                 return
             given = Command(resume=signal.model_dump())
@@ -433,7 +443,7 @@ def _start_next(
         _move(operations, by_id[identifier], signal, report, on_event)
     for identifier in chosen.start[: max(0, places + len(chosen.drop))]:
         if identifier in by_id:
-            _move(operations, by_id[identifier], Signal(), report, on_event)
+            _move(operations, by_id[identifier], Signal(), report, on_event, chosen=True)
 
 
 def _count(operations: Operations, report: TickReport) -> None:

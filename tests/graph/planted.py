@@ -1,9 +1,10 @@
 """A real platform with planted effects: everybody is exposed every day, and visits or not, in a DuckDB file.
 
 Its days pass when told. Options: `effect`, `harm` (what the candidate multiplies visits and dislikes by),
-`users`, `lose` (share of the candidate's exposures that are lost), `fail` (method -> how often it raises
-first), `answer` (method -> what it answers instead), `turned_back` (days that its clock lost). Every effect is a
-line of `effects.jsonl`, so that a test can count. Several processes may open it.
+`users`, `past` (days before the first), `lose` (share of the candidate's exposures that are lost), `fail`
+(method -> how often it raises first), `crash` (methods with a bug), `answer` (method -> what it answers
+instead), `turned_back` (days that its clock lost). Every effect is a line of `effects.jsonl`, so that a test
+can count. Several processes may open it.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class Planted:
 
     def status(self, experiment_id: str) -> TestStatus:
         self._count("status")
+        if "status" in self.options.get("crash", []):
+            raise ZeroDivisionError("division by zero")
         if "status" in self.options.get("answer", {}):
             return self.options["answer"]["status"]
         found = self._state()["tests"].get(experiment_id, {"state": "unknown", "coverage": 0.0})

@@ -1,4 +1,4 @@
-"""What kill -9 does to a live test at any point of its life: nothing that its record or its traffic would show."""
+"""kill -9 at any point of a live test's life does nothing that its record or its traffic would show."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def lives(home: Path, *places: str) -> list[int]:
 
 
 def told(home: Path) -> dict[str, Any]:
-    """What the only experiment's record says: to 8 digits, since DuckDB adds up in any order, and without what
-    it cost, which a crash does raise."""
+    """What the only experiment's record says: to 8 digits, since DuckDB adds up in any order, and without
+    what it cost, which a crash does raise."""
     journal = Journal.open(home)
     (record,) = (each.model_dump(mode="json") for each in journal.experiments("tiny"))
     journal.close()

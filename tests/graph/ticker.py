@@ -1,8 +1,9 @@
 """Ticks in processes of their own, one after the other, that kill themselves: ticker.py HOME UNTIL PLACE...
 
-A PLACE is "module:Class.method before 2": the process kills itself (SIGKILL) when that method is called for the
-second time, or "after" it has returned. "" lives on to the day UNTIL. The first process proposes a candidate.
-Prints a line for each: its exit code, negative for a signal. They are forked, so that imports are paid once.
+A PLACE is "module:Class.method before 2": the process kills itself (SIGKILL) when that method is called for
+the second time, or "after" it has returned. "" lives on to the day UNTIL. The first process proposes a
+candidate. Prints a line for each: its exit code, negative for a signal. They are forked, so that imports are
+paid once.
 """
 
 from __future__ import annotations
