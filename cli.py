@@ -58,6 +58,11 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Selection(StrEnum):
+    fifo = "fifo"
+    ranked = "ranked"
+
+
 class Layout(StrEnum):
     movielens = "movielens"
     kuairand = "kuairand"
@@ -133,6 +138,29 @@ def run(
             show_default=False,
         ),
     ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Days of traffic that may pass on a simulated surface. Default: 112.",
+            show_default=False,
+        ),
+    ] = None,
+    selection: Annotated[
+        Selection | None,
+        typer.Option(
+            help="Who is tested live next: the oldest, or whom the strategist ranks first. Default: ranked.",
+            show_default=False,
+        ),
+    ] = None,
+    approve: Annotated[
+        bool | None,
+        typer.Option("--approve", help="A person approves every launch.", show_default=False),
+    ] = None,
+    replicate: Annotated[
+        bool | None,
+        typer.Option("--replicate", help="A candidate must win two live tests.", show_default=False),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(help="Go on with this run; `latest` for the newest unfinished one.", show_default=False),
@@ -141,7 +169,7 @@ def run(
     display: Annotated[View, typer.Option(help="What to show while it runs.")] = View.auto,
     as_json: Json = False,
 ) -> None:
-    """Try candidates on a surface and report the best on the test period.
+    """Try candidates on a surface, test the best on people where it has live traffic, launch the winners.
 
     Costs: CPU minutes (two cores, ML-100K: a few for 50 steps); a chat model's tokens only with --model.
     Writes: everything under HOME (journal.sqlite, runs/, cache/, surfaces/).
@@ -164,6 +192,10 @@ def run(
             "device": device.value if device else None,
             "allow_degraded": allow_degraded or None,
             "store": store,
+            "days": days,
+            "selection": selection.value if selection else None,
+            "approve": approve or None,
+            "replicate": replicate or None,
             "home": str(home) if home else None,
         }
         settings = load_settings({name: value for name, value in flags.items() if value is not None})
