@@ -82,7 +82,11 @@ def request(context: Context, which: str, action: Action, *, by: str, reason: st
                 f"experiment {entry.experiment[:8]} is {entry.phase} and waits for "
                 f"{entry.waiting or 'the next tick'}, not for an approval."
             )
-        if action in ("pause", "resume") and entry.paused == (action == "pause"):
+        asked = [each.action for each in schedule.pending(entry.experiment)]
+        held = next(
+            (each == "pause" for each in reversed(asked) if each in ("pause", "resume")), entry.paused
+        )
+        if action in ("pause", "resume") and held == (action == "pause"):
             raise ConfigurationError(f"experiment {entry.experiment[:8]} is {action}d already.")
         schedule.request(entry.experiment, action, by=by, reason=reason)
         return f"{action} {entry.experiment[:8]}: the next tick does it (python cli.py online tick)"

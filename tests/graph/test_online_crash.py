@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.graph import END, StateGraph
+from langgraph.graph import START as BEGIN
 from planted import METRICS, START
+from ticker import DELTA
 
+from evorank.graph.context import Context, close_sessions
 from evorank.graph.journal import Journal
+from evorank.graph.operations import Operations, open_operations
 from evorank.graph.schedule import Schedule
+from evorank.graph.store import Store
+from evorank.graph.tick import propose, tick
+from evorank.model.errors import JournalError
 from evorank.surfaces.online import Online
 from evorank.surfaces.surface import open_surface, save_surface
 
@@ -187,3 +199,65 @@ def test_two_processes_at_the_same_time_live_one_life(home, undisturbed):
     said = [process.communicate(timeout=600)[0] for process in both]
     assert [line.split()[0] for line in said] == ["0", "0"]
     is_whole(home, undisturbed)
+
+
+def test_a_lease_is_renewed_for_as_long_as_its_process_works(home, pool, monkeypatch):
+    context = Context(surface="tiny", home=str(home), seeds=2, selection="fifo", pool=pool)
+    monkeypatch.setattr("evorank.graph.tick.LEASE_SECONDS", 0.6)
+    tried: list[bool] = []
+    real = Operations.train
+
+    def slow(self: Operations, *given: Any) -> Path:
+        time.sleep(0.9)
+        other = Store.open(home)
+        if waiting := Schedule(other, "tiny").entries():
+            with Schedule(other, "tiny").lease(waiting[0].experiment, "another") as mine:
+                tried.append(mine)
+        other.close()
+        return real(self, *given)
+
+    try:
+        propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+        open_operations(context).prepare(lambda _: None)
+        monkeypatch.setattr(Operations, "train", slow)
+        assert tick(context).errors == []
+    finally:
+        close_sessions()
+    assert tried == [False, False]
+
+
+class Count(TypedDict):
+    steps: Annotated[int, operator.add]
+
+
+def test_a_process_that_stood_still_while_another_took_over_can_write_nothing_more(open_store):
+    """The other one runs the step and what follows while the first is in it."""
+    done: list[str] = []
+
+    def compiled(name: str, inside: Callable[[], None]) -> Any:
+        def step(state: Count) -> Count:
+            inside()
+            done.append(name)
+            return {"steps": 1}
+
+        graph = StateGraph(Count)
+        graph.add_node("first", lambda state: {"steps": 1})
+        graph.add_node("second", step)
+        graph.add_edge(BEGIN, "first")
+        graph.add_edge("first", "second")
+        graph.add_edge("second", END)
+        return graph.compile(checkpointer=open_store().saver)
+
+    config: Any = {"configurable": {"thread_id": "t"}}
+    quick = compiled("quick", lambda: None)
+
+    def take_over() -> None:
+        thread = threading.Thread(target=lambda: quick.invoke(None, config, durability="sync"))
+        thread.start()
+        thread.join()
+
+    slow = compiled("slow", take_over)
+    with pytest.raises(JournalError, match="another process has moved thread t on"):
+        slow.invoke({"steps": 0}, config, durability="sync")
+    assert done == ["quick", "slow"]
+    assert quick.get_state(config).values == {"steps": 2}

@@ -1,4 +1,4 @@
-"""The dev server with the offline graph, driven over loopback as Studio would drive it."""
+"""The dev server with all graphs, driven over loopback as Studio would drive it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from planted import METRICS, Planted
 
+from evorank.graph.evolve import EvolveInput
 from evorank.graph.journal import Journal
-from evorank.graph.state import OfflineInput
+from evorank.graph.online import OnlineInput
+from evorank.graph.state import Experiment, OfflineInput
+from evorank.graph.tick import experiment_id
+from evorank.model.delta import apply_delta, fingerprint
+from evorank.surfaces.online import Online
+from evorank.surfaces.surface import open_surface, save_surface
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +37,7 @@ def server(tmp_path):
         "LANGGRAPH_NO_VERSION_CHECK": "1",
         "LANGSMITH_TRACING": "false",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parent),  # where the platform `planted` is
     }
     log = (tmp_path / "server.log").open("w")
     command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload"]
@@ -89,3 +97,88 @@ def test_a_run_started_over_the_server_ends_with_journaled_attempts(server, home
     assert {attempt.model for attempt in journal.attempts()} == {"embedded engineer"}
     nodes = set(client.assistants.get_graph(assistant["assistant_id"], xray=True)["nodes"][0])
     assert nodes, "the picture is served"
+
+
+DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
+
+
+@pytest.fixture
+def planted(home):
+    """The tiny surface, served by a platform that likes every candidate; its tests last a week."""
+    spec = open_surface(home, "tiny").spec
+    online = Online(
+        platform="planted:Planted",
+        options={"effect": 1.3, "past": 14},
+        metrics=METRICS,
+        horizon_days=7,
+        pre_days=7,
+        ramp=(0.5, 1.0),
+        holdback=0.0,
+        wanted_lift=0.2,
+        minimum_rows=100,
+    )
+    return save_surface(home, spec.model_copy(update={"online": online}))
+
+
+def proposed(surface) -> Experiment:
+    production = surface.production()
+    phi = apply_delta(production, DELTA)
+    before, after = fingerprint(production), fingerprint(phi)
+    return Experiment(
+        id=experiment_id("tiny", before, after),
+        surface="tiny",
+        proposed_by="studio",
+        hypothesis="a smaller step",
+        production=before,
+        changes=DELTA,
+        phi=phi,
+        fingerprint=after,
+    )
+
+
+@pytest.mark.heavy
+def test_an_experiment_goes_through_its_phases_on_the_server_and_a_person_approves_its_launch(
+    server, home, planted, tmp_path
+):
+    from langgraph_sdk import get_sync_client
+
+    client = get_sync_client(url=server)
+    for graph, given in (("offline", OfflineInput), ("online", OnlineInput), ("evolve", EvolveInput)):
+        (assistant,) = client.assistants.search(graph_id=graph)
+        schemas = client.assistants.get_schemas(assistant["assistant_id"])
+        fields = schemas["input_schema"]["properties"]
+        assert set(fields) == set(given.model_fields)
+        for field in (*fields.values(), *schemas["context_schema"]["properties"].values()):
+            assert field.get("description"), (graph, field)
+
+    context = {"surface": "tiny", "home": str(home), "seeds": 2, "workers": 1, "approve": True}
+    thread = client.threads.create()["thread_id"]
+    experiment = proposed(planted)
+
+    def go(**given):
+        """Goes on until the experiment parks again: what it waits for, and its phase."""
+        answer = client.runs.wait(thread, "online", context=context, **given)
+        assert "__error__" not in answer, (answer, (tmp_path / "server.log").read_text()[-4000:])
+        state = client.threads.get_state(thread)
+        (task,) = state["tasks"]
+        (interrupt,) = task["interrupts"]
+        assert set(interrupt["value"]["response"]["properties"]) >= {"action", "by", "reason"}
+        return interrupt["value"]["waits_for"], state["values"]["record"]["phase"]
+
+    assert go(input={"record": experiment.model_dump(mode="json")}) == ("slot", "proposed")
+    assert go(command={"resume": {"action": "tick"}}) == ("day", "live")
+    platform = Planted(planted, None)
+    for day in range(7):
+        platform.next_day()
+        waits_for = "day" if day < 6 else "approval"
+        assert go(command={"resume": {"action": "tick"}}) == (waits_for, "live")
+    approve = {"action": "approve", "by": "bob", "reason": "it is time"}
+    answer = client.runs.wait(thread, "online", command={"resume": approve}, context=context)
+    assert answer["record"]["result"] == "launched", answer
+
+    assert platform.running() == []
+    journal = Journal.open(home)
+    (found,) = journal.experiments("tiny")
+    journal.close()
+    assert (found.id, found.result, found.approvals[0]["by"]) == (experiment.id, "launched", "bob")
+    assert set(found.times) == {"proposed", "validated", "training", "live", "completed"}
