@@ -135,8 +135,9 @@ def _production(surface: Surface, journal: Journal) -> Phi:
     return current.phi if current is not None else surface.production()
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[int, str | dict[str, Any]]]:
-    """Line numbers and what stands there: JSON text, or a row of CSV with its nested fields parsed."""
+def _rows(path: Path, text: str) -> Iterator[tuple[int, str | dict[str, Any] | ValueError]]:
+    """Line numbers and what stands there: JSON text, or a row of CSV with its nested fields parsed, or why
+    there is none."""
     if path.suffix != ".csv":
         yield from ((n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip())
         return
@@ -145,7 +146,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, str | dict[str, Any]]]:
     for row in reader:
         number, before = before + 1, reader.line_num
         if None in row or None in row.values():
-            yield number, {"columns": "another number than in the first line"}
+            yield number, ValueError("has another number of columns than the first line")
             continue
         yield number, {name: _cell(name, value) for name, value in row.items() if value != ""}
 
@@ -167,6 +168,8 @@ def _cell(name: str, value: str) -> Any:
 
 
 def _record(row: Any, here: _Here) -> Attempt:
+    if isinstance(row, ValueError):
+        raise row
     if isinstance(row, str):
         row = json.loads(row)
     if not isinstance(row, dict):

@@ -34,10 +34,7 @@ class _Entry(NamedTuple):
 
     @property
     def tested(self) -> bool:
-        """In live traffic of this surface: what a file says of another's is not kept at any price."""
-        if self.test is None or self.attempt.get("imported"):
-            return False
-        return verdict(self.test) in ("won", "lost")
+        return self.test is not None and verdict(self.test) in ("won", "lost")
 
 
 def journal_lines(
@@ -47,7 +44,8 @@ def journal_lines(
 
     Best first: what won live by its lift; winners of the proxy by how much they gained; what lost live,
     whatever its proxy says; the other measured ones by difference; then what was never measured (refused,
-    failed, duplicate), newest first. Every live result is kept; of the rest the head and the newest.
+    failed, duplicate), newest first. Every live result is kept; of the rest the head and the newest;
+    what was imported has the room that is left.
     `production` is the fingerprint deltas are against now; what was compared with another one says so in
     `against`. An experiment without an attempt here (a person proposed it) is a line of its own.
     """
@@ -55,13 +53,16 @@ def journal_lines(
     if len(entries) <= JOURNAL_LINES:
         kept = sorted(entries, key=_rank)
     else:
-        tested = [entry for entry in entries if entry.tested]
-        others = sorted((entry for entry in entries if not entry.tested), key=_rank)
+        own = [entry for entry in entries if not entry.attempt.get("imported")]
+        told = sorted((entry for entry in entries if entry.attempt.get("imported")), key=_rank)
+        tested = [entry for entry in own if entry.tested]
+        others = sorted((entry for entry in own if not entry.tested), key=_rank)
         room = max(0, JOURNAL_LINES - len(tested))
         tail = int(room * FAILURE_SHARE)
         head, rest = others[: room - tail], others[room - tail :]
         newest = sorted(rest, key=lambda e: str(e.attempt.get("started_at", "")))[len(rest) - tail :]
-        kept = sorted([*tested, *head, *newest], key=_rank)
+        own = [*tested, *head, *newest]
+        kept = sorted([*own, *told[: max(0, JOURNAL_LINES - len(own))]], key=_rank)
     return [_line(entry, production) for entry in kept], len(entries) - len(kept)
 
 
