@@ -486,6 +486,10 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         _say(console, f"  {summary['queued']} candidates wait in the queue", "dim")
     if summary["audit"]:
         _print_audit(summary["audit"], console)
+    if summary.get("ranking", {}).get("calls"):
+        asked = summary["ranking"]
+        tokens = (asked["input_tokens"] or 0) + (asked["output_tokens"] or 0)
+        _say(console, f"\nthe strategist was asked {asked['calls']} times, {tokens:,} tokens", "dim")
     if summary["days"]:
         ended = sum(each["result"] in ("launched", "no_launch", "aborted") for each in summary["experiments"])
         weeks, hours = summary["days"] / 7, summary["seconds"] / 3600
