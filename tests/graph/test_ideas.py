@@ -6,6 +6,7 @@ import pytest
 from planted import METRICS
 from scripted import in_turn, learning_rate, proposal
 
+from evorank.graph.attempt import attempt_builder
 from evorank.graph.context import open_session
 from evorank.graph.evolve import graph as evolve
 from evorank.graph.ideas import Ideas, carrier, rework
@@ -160,3 +161,8 @@ def test_an_idea_waits_for_a_run_whose_personas_may_carry_it(live):
 def test_a_reward_is_carried_by_who_judges_rewards(live):
     session = open_session(live(personas=["optimizer", "reward"]))
     assert carrier(session, idea("label", "/reward/label", "optimizer")) == "reward"
+
+
+def test_the_picture_shows_that_an_idea_begins_at_code():
+    edges = {(edge.source, edge.target) for edge in attempt_builder().compile().get_graph().edges}
+    assert {("__start__", "think"), ("__start__", "code")} <= edges
