@@ -206,9 +206,16 @@ def _damaged(operations: Operations, report: TickReport) -> dict[str, Signal]:
     for experiment in operations.session.journal.experiments(operations.surface.name):
         if experiment.phase != "live" or experiment.result is not None:
             continue
+        folders = [operations.home / folder for folder in experiment.artifacts.values()]
+        if gone := [str(folder) for folder in folders if not folder.is_dir()]:
+            report.errors.append(
+                f"experiment {experiment.id[:8]}: {', '.join(gone)} is not on this machine, so what people are "
+                f"shown cannot be checked. Bring it back, or: python cli.py online abort {experiment.id[:8]}"
+            )
+            continue
         try:
-            for folder in experiment.artifacts.values():
-                Artifact.open(operations.home / folder)
+            for folder in folders:
+                Artifact.open(folder)
         except EvorankError as error:
             report.errors.append(f"experiment {experiment.id[:8]} is aborted: {error}")
             found[experiment.id] = Signal(action="abort", by="a check of its models", reason=str(error))

@@ -295,6 +295,16 @@ def test_a_model_that_is_not_what_was_exported_is_taken_off_the_traffic_before_i
 
 
 @pytest.mark.heavy
+def test_a_model_that_is_not_on_this_machine_is_an_error_and_no_reason_to_end_the_test(started):
+    home, _ = started
+    (home / "artifacts").rename(home / "elsewhere")
+    assert "is not on this machine" in one_error("tick", "--days", "0", exits=1)
+    assert states(home) == ["running"]
+    (home / "elsewhere").rename(home / "artifacts")
+    assert online("tick", "--days", "0", "--json")["errors"] == []
+
+
+@pytest.mark.heavy
 def test_a_full_disk_is_one_error_and_nothing_is_lost(started):
     """No file may grow beyond 4 kB: what a tick writes fails where it would on a full disk."""
     home, identifier = started

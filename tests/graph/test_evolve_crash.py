@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_on_the_way_loses_nothing_repeats_nothing_and_lets_
         f"{WORLD}.world:World.save before 1",
         f"{WORLD}.world:World.save after 1",
         "langgraph.checkpoint.sqlite:SqliteSaver.put before 9",
-        "langgraph.checkpoint.sqlite:SqliteSaver.put after 7",
+        "langgraph.checkpoint.sqlite:SqliteSaver.put after 2",
     ]
     ended = lives(wild, *places)
     assert ended[-1][1] == last

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import signal
 import socket
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from planted import METRICS, Planted
 
+import evorank.graph
 from evorank.graph.evolve import EvolveInput
 from evorank.graph.journal import Journal
 from evorank.graph.online import OnlineInput
@@ -70,6 +73,12 @@ def server(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         log.close()
+
+
+@pytest.mark.parametrize("name", ["offline", "online", "evolve"])
+def test_what_is_served_is_what_the_package_exports(name):
+    module, attribute = json.loads((ROOT / "langgraph.json").read_text())["graphs"][name].split(":")
+    assert getattr(importlib.import_module(module), attribute) is getattr(evorank.graph, f"{name}_graph")
 
 
 @pytest.mark.heavy
