@@ -540,6 +540,8 @@ def print_overview(found: Mapping[str, Any], console: Console) -> None:
         _say(console, f"  {each['id'][:8]} {each['phase']}{users}{wait} {each['trouble']}")
     if found["queue"]:
         console.print(experiments_table(found["queue"], "\nQueue"))
+    if found["ideas"]:
+        _say(console, f"\n{found['ideas']} candidates wait for the next run to measure them first", "dim")
     ended = ", ".join(f"{count} {result}" for result, count in sorted(found["ended"].items()))
     _say(console, f"\nended so far: {ended or 'none'}")
     if found["audit"]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.graph.context import Context
+from evorank.graph.ideas import Ideas
 from evorank.graph.journal import Journal
 from evorank.graph.schedule import Entry, Schedule
 from evorank.graph.state import Experiment
@@ -44,6 +45,8 @@ class Overview(BaseModel):
     """`Experiment.summary()` of what has left the queue and not ended, with `waits_for` and `due`."""
     queue: list[dict[str, Any]]
     """What waits for a place, in order, with `position`."""
+    ideas: int
+    """Candidates that wait for the next run to measure them: refused by a launch, or won elsewhere."""
     ended: dict[str, int]
     """Result -> how many experiments ended so."""
     audit: Audit | None = Field(description="All launches together, against the holdback; None before one")
@@ -64,6 +67,7 @@ def overview(context: Context) -> Overview:
             versions=[each.model_dump(mode="json", exclude={"phi"}) for each in schedule.versions()],
             live=[_shown(entry, experiments) for entry in entries if entry.phase != "proposed"],
             queue=[_shown(entry, experiments) for entry in entries if entry.phase == "proposed"],
+            ideas=len(Ideas(schedule.store, surface.name).waiting()),
             ended=ended,
             audit=audit_launches(surface, list(experiments.values()), platform),
         )

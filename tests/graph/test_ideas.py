@@ -13,6 +13,7 @@ from evorank.graph.ideas import Ideas, carrier, rework
 from evorank.graph.offline import graph as offline
 from evorank.graph.operations import open_operations
 from evorank.graph.state import Experiment
+from evorank.graph.status import overview
 from evorank.graph.tick import experiment_id, propose, submit, tick
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import Finding
@@ -76,6 +77,7 @@ def test_a_candidate_that_a_launch_made_unfit_is_coded_again_in_the_next_attempt
     refused = ended(context, identifier)
     assert refused.result == "rejected"
     assert refused.findings[0]["pointer"] == LR
+    assert overview(context).ideas == 1
     evolve.invoke({"steps": 2, "run": "r", "days": 0}, context=context)
     first, second = sorted(operations.session.journal.attempts(run="r"), key=lambda each: each.step)
     assert first.origin.model_dump() == {
@@ -87,6 +89,7 @@ def test_a_candidate_that_a_launch_made_unfit_is_coded_again_in_the_next_attempt
     asked = [form for form, _ in model.asked]
     assert asked[:2] == ["Delta", "Review"], "nobody was asked to think of it again"
     assert "failed its test" in model.asked[0][1]
+    assert overview(context).ideas == 0
     offline.invoke({"steps": 1, "run": "later"}, context=context)
     assert [each.origin for each in operations.session.journal.attempts(run="later")] == [None]
 
