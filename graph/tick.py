@@ -209,8 +209,8 @@ def _damaged(operations: Operations, report: TickReport) -> dict[str, Signal]:
         folders = [operations.home / folder for folder in experiment.artifacts.values()]
         if gone := [str(folder) for folder in folders if not folder.is_dir()]:
             report.errors.append(
-                f"experiment {experiment.id[:8]}: {', '.join(gone)} is not on this machine, so what people are "
-                f"shown cannot be checked. Bring it back, or: python cli.py online abort {experiment.id[:8]}"
+                f"experiment {experiment.id[:8]}: {', '.join(gone)} is not on this machine, so what people "
+                f"are shown cannot be checked. Bring it back, or: python cli.py online abort {experiment.id[:8]}"
             )
             continue
         try:
