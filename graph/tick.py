@@ -210,7 +210,7 @@ def _damaged(operations: Operations, report: TickReport) -> dict[str, Signal]:
         if gone := [str(folder) for folder in folders if not folder.is_dir()]:
             report.errors.append(
                 f"experiment {experiment.id[:8]}: {', '.join(gone)} is not on this machine, so what people "
-                f"are shown cannot be checked. Bring it back, or: python cli.py online abort {experiment.id[:8]}"
+                f"are shown is unknown. Bring it back or: python cli.py online abort {experiment.id[:8]}"
             )
             continue
         try:
