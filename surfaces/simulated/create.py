@@ -63,7 +63,7 @@ def live_traffic(enough_s: int) -> Online:
                 f"Seconds of long views that were not disliked, at most {enough_s} a day",
                 success=True,
             ),
-            rate("dislike_rate", "sum(hates)", 0.15, "Dislikes per impression"),
+            rate("dislike_rate", "sum(hates)", 0.2, "Dislikes per impression"),
             rate(
                 "top_creator_share",
                 "sum(top_creator_impressions)",
