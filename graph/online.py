@@ -81,9 +81,6 @@ class OnlineState(OnlineInput, OnlineOutput):
     record: dict[str, Any] = Field(default_factory=dict)
 
 
-Go = Command[Literal["proposed", "validated", "training", "live", "completed"]]
-
-
 def proposed(
     state: OnlineState, runtime: Runtime[Context]
 ) -> Command[Literal["proposed", "validated", "completed"]]:

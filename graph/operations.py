@@ -219,6 +219,6 @@ def _online(session: Session) -> Online:
     if online is None:
         raise ConfigurationError(
             f"surface `{session.surface.name}` has no live traffic: surface.toml has no [online] section, so "
-            "nothing can be tested on people. Add one, or use a surface that has it, such as `home`."
+            "nothing can be tested on people. Add one, or use a surface that has it, such as `simulated`."
         )
     return online

@@ -7,15 +7,13 @@ them pass.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -33,6 +31,7 @@ from evorank.graph.state import Attempt, Experiment, Usage
 from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import ConfigurationError, EvorankError, Finding, RefusedDelta
 from evorank.surfaces.platform import Timelapse
+from evorank.surfaces.surface import alone
 from evorank.tools.evaluator.artifact import Artifact
 
 __all__ = ["LEASE_SECONDS", "TickReport", "experiment_id", "nominate", "propose", "submit", "tick"]
@@ -145,7 +144,7 @@ def _pass_day(
     """Let a day pass, unless another process let it pass meanwhile. False: it could not."""
     assert isinstance(operations.platform, Timelapse)
     try:
-        with _alone(operations.surface.directory / "day.lock"):
+        with alone(operations.surface.directory / "day.lock"):
             report.now = operations.platform.now()
             if report.now < until:
                 operations.platform.next_day()
@@ -155,17 +154,6 @@ def _pass_day(
     report.now = operations.platform.now()
     on_event({"event": "day", "now": report.now.isoformat(), "live": report.live})
     return True
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process of this machine at a time, where a world of days lies; the others wait for it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _act(
@@ -394,7 +382,8 @@ def _again(operations: Operations, experiment: Experiment) -> None:
             include={"surface", "run", "attempt", "proposed_by", "hypothesis", "category", "proxy"}
         ),
     )
-    operations.schedule.add(fresh.id, fresh.fingerprint, fresh.model_dump(mode="json"), again=not superseded)
+    with suppress(ConfigurationError):  # on today's production somebody had tested it before
+        submit(operations, fresh, again=not superseded)
 
 
 def propose(operations: Operations, patch: list[dict[str, Any]], *, why: str, by: str) -> str:

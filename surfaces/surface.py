@@ -7,10 +7,12 @@ not be exceeded (guardrails), which system ranks, and the production Φ that del
 from __future__ import annotations
 
 import difflib
+import fcntl
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +37,7 @@ __all__ = [
     "NorthStar",
     "Surface",
     "SurfaceSpec",
+    "alone",
     "list_surfaces",
     "open_surface",
     "save_surface",
@@ -233,6 +236,18 @@ def surface_folder(home: Path, name: str) -> Path:
             f"`surface` must be letters, digits, '.', '_' or '-' (64 at most), got {name!r}. Try 'my-log'."
         )
     return Path(home) / "surfaces" / name
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process of this machine at a time, by a lock on the file `path`; the others wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _problems(error: ValidationError) -> str:

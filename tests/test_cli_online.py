@@ -16,12 +16,11 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent / "graph"))
 
-from planted import METRICS
+from planted import give_traffic
 from tiny import make_surface
 
 from evorank.cli import app
 from evorank.graph.context import close_sessions
-from evorank.surfaces.online import Online
 from evorank.surfaces.surface import open_surface, save_surface
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,19 +56,7 @@ def home(template, tmp_path, monkeypatch):
 
 def traffic(home: Path, **options: Any) -> None:
     """Who serves the surface, and what is wrong with it from now on."""
-    spec = open_surface(home, "tiny").spec
-    online = Online(
-        platform="planted:Planted",
-        options={"effect": 1.3, "past": 14} | options,
-        metrics=METRICS,
-        horizon_days=7,
-        pre_days=7,
-        ramp=(0.5, 1.0),
-        holdback=0.0,
-        wanted_lift=0.2,
-        minimum_rows=100,
-    )
-    save_surface(home, spec.model_copy(update={"online": online}))
+    give_traffic(home, {"effect": 1.3, "past": 14} | options)
 
 
 def online(*arguments: str, exits: int = 0) -> Any:

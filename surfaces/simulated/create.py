@@ -6,11 +6,7 @@ first trained on is one that nobody's model has made. Deterministic: the same ar
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,7 @@ from evorank.surfaces.readable import to_toml
 from evorank.surfaces.simulated.platform import SimulatedPlatform
 from evorank.surfaces.simulated.presets import preset as preset_of
 from evorank.surfaces.simulated.world import World
-from evorank.surfaces.surface import Surface, open_surface, surface_folder
+from evorank.surfaces.surface import Surface, alone, open_surface, surface_folder
 
 __all__ = ["DAYS", "USERS", "create"]
 
@@ -96,7 +92,7 @@ def create(
     spec = chosen.surface(name)
     log = spec.log.model_copy(update={"last_days": LOG_DAYS})
     spec = spec.model_copy(update={"log": log, "online": live_traffic(chosen.enough_s)})
-    with sources.explained("simulated surface"), _alone(draft.with_suffix(".lock")):
+    with sources.explained("simulated surface"), alone(draft.with_suffix(".lock")):
         if (folder / "surface.toml").exists():  # another process was quicker
             return open_surface(home, name)
         if folder.exists() and any(folder.iterdir()):
@@ -118,15 +114,3 @@ def create(
 
 def _nothing_to_load(artifact: Path) -> Ranker:
     raise PlatformError(f"{artifact} is served before anything was launched.")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

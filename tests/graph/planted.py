@@ -22,8 +22,9 @@ import numpy as np
 
 from evorank.model.errors import PlatformError
 from evorank.surfaces.assignment import HashAssigner
-from evorank.surfaces.online import Metric
+from evorank.surfaces.online import Metric, Online
 from evorank.surfaces.platform import LiveTest, TestStatus
+from evorank.surfaces.surface import Surface, open_surface, save_surface
 
 METRICS = (
     Metric(name="visits", source="days", value="sum(visits)", grain="day", success=True, rows_expected=False),
@@ -39,6 +40,21 @@ METRICS = (
     ),
 )
 START = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+def give_traffic(home: Path, options: dict[str, Any], **fields: Any) -> Surface:
+    """The surface "tiny" of a home, served by the platform below; its tests last a week."""
+    week: dict[str, Any] = {"horizon_days": 7, "pre_days": 7, "ramp": (0.5, 1.0), "wanted_lift": 0.2}
+    online = Online(
+        platform="planted:Planted",
+        options=options,
+        metrics=METRICS,
+        holdback=0.0,
+        minimum_rows=100,
+        **week | fields,
+    )
+    spec = open_surface(home, "tiny").spec
+    return save_surface(home, spec.model_copy(update={"online": online}))
 
 
 class Planted:

@@ -7,14 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from planted import METRICS
+from planted import give_traffic
 
 from evorank.graph.operations import open_operations, rebase
 from evorank.graph.status import overview, reorder, request
 from evorank.graph.tick import propose, tick
 from evorank.model.errors import ConfigurationError, RefusedDelta
-from evorank.surfaces.online import Online
-from evorank.surfaces.surface import open_surface, save_surface
 
 DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 
@@ -24,18 +22,8 @@ def live(home, context):
     """Makes a context on the tiny surface with traffic: live(effect=1.3, approve=True ...)."""
 
     def make(*, slots: int = 1, wanted: float = 0.1, chat_model=None, fields=None, **options):
-        spec = open_surface(home, "tiny").spec
-        online = Online(
-            platform="planted:Planted",
-            options=options,
-            metrics=METRICS,
-            ramp=(0.5, 1.0),
-            slots=slots,
-            holdback=0.0,
-            wanted_lift=wanted,
-            minimum_rows=100,
-        )
-        save_surface(home, spec.model_copy(update={"online": online}))
+        fortnight = {"horizon_days": 14, "pre_days": 14, "slots": slots, "wanted_lift": wanted}
+        give_traffic(home, options, **fortnight)
         return context(chat_model, selection="fifo", **(fields or {}))
 
     return make

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import END, StateGraph
 from langgraph.graph import START as BEGIN
-from planted import METRICS, START
+from planted import START, give_traffic
 from ticker import DELTA
 
 from evorank.graph.context import Context, close_sessions
@@ -30,8 +30,6 @@ from evorank.graph.schedule import Schedule
 from evorank.graph.store import Store
 from evorank.graph.tick import propose, tick
 from evorank.model.errors import JournalError
-from evorank.surfaces.online import Online
-from evorank.surfaces.surface import open_surface, save_surface
 
 HERE = Path(__file__).parent
 SAVER = "evorank.graph.store:CheckedSaver"
@@ -45,19 +43,7 @@ def surface(template, tmp_path_factory):
     """A home whose surface has traffic that likes every candidate, for tests of a week."""
     home = tmp_path_factory.mktemp("crash") / "home"
     shutil.copytree(template, home)
-    spec = open_surface(home, "tiny").spec
-    online = Online(
-        platform="planted:Planted",
-        options={"effect": 1.3, "users": 4000, "past": 14},
-        metrics=METRICS,
-        horizon_days=7,
-        pre_days=7,
-        ramp=(0.5, 1.0),
-        holdback=0.0,
-        wanted_lift=0.2,
-        minimum_rows=100,
-    )
-    save_surface(home, spec.model_copy(update={"online": online}))
+    give_traffic(home, {"effect": 1.3, "users": 4000, "past": 14})
     return home
 
 

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from planted import METRICS, Planted
+from planted import Planted, give_traffic
 
 import evorank.graph
 from evorank.graph.evolve import EvolveInput
@@ -23,8 +23,6 @@ from evorank.graph.online import OnlineInput
 from evorank.graph.state import Experiment, OfflineInput
 from evorank.graph.tick import experiment_id
 from evorank.model.delta import apply_delta, fingerprint
-from evorank.surfaces.online import Online
-from evorank.surfaces.surface import open_surface, save_surface
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,19 +112,7 @@ DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 @pytest.fixture
 def planted(home):
     """The tiny surface, served by a platform that likes every candidate; its tests last a week."""
-    spec = open_surface(home, "tiny").spec
-    online = Online(
-        platform="planted:Planted",
-        options={"effect": 1.3, "past": 14},
-        metrics=METRICS,
-        horizon_days=7,
-        pre_days=7,
-        ramp=(0.5, 1.0),
-        holdback=0.0,
-        wanted_lift=0.2,
-        minimum_rows=100,
-    )
-    return save_surface(home, spec.model_copy(update={"online": online}))
+    return give_traffic(home, {"effect": 1.3, "past": 14})
 
 
 def proposed(surface) -> Experiment:
