@@ -3,9 +3,9 @@
     python benchmarks/online.py --out online.json        # about 20 minutes on two cores
 
 Each seed has a world and a home of its own and runs `python cli.py run --steps 50 --seed S`. Then, which no
-real surface could tell, the production that came out and the one that it began with serve the same 20,000
-fresh people for 14 days; and so do the two arms of each test that ended. A run counts if production became
-truly better.
+real surface could tell, the production that came out and the one that it began with, both as last trained on
+the same log, serve the same 20,000 fresh people for 14 days; and so do the two arms of each test that ended. A
+run counts if production became truly better.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def one_run(seed: int, steps: int, home: Path) -> dict[str, Any]:
                     "true": true,
                 }
             )
-    whole = truth(versions[0].artifact, versions[-1].artifact)
+    whole = truth(versions[0].serving, versions[-1].serving)
     close_sessions()
     return {"seed": seed, "minutes": minutes, "summary": summary, "tests": tests, "true": whole}
 

@@ -137,7 +137,8 @@ def validated(
 def training(state: OnlineState, runtime: Runtime[Context]) -> Command[Literal["live", "completed"]]:
     """Train production and the candidate on the same newest log, export both, and load them elsewhere.
 
-    Both, because a candidate that has seen newer data than production would win by that alone.
+    Both, because a candidate that has seen newer data than production would win by that alone. What serves
+    and what the holdback keeps are trained on it too.
     """
     experiment = Experiment.model_validate(state.record)
     operations = _operations(state, runtime)
@@ -154,6 +155,10 @@ def training(state: OnlineState, runtime: Runtime[Context]) -> Command[Literal["
         return _end(experiment, "rejected", str(refusal))
     except (ToolError, ConfigurationError) as error:  # the latter: what is there is not what was exported
         return _end(experiment, "failed", f"The full training failed: {error}")
+    try:
+        operations.refresh(lambda text: _tell(experiment, text))
+    except EvorankError as error:  # it is not the candidate's fault
+        _tell(experiment, f"what serves could not be trained again, and goes on as it is: {error}")
     return _go(experiment.model_copy(update={"artifacts": arms}), "live", operations)
 
 
@@ -207,7 +212,7 @@ def completed(state: OnlineState, runtime: Runtime[Context]) -> dict[str, Any]:
                 update={"result": "superseded", "reason": f"{experiment.reason} {OVERTAKEN}"}
             )
         else:
-            operations.serve(version)
+            operations.serve()
             experiment = experiment.model_copy(update={"version": version.version})
     experiment = _dated(experiment, "completed", operations)
     operations.session.journal.append(experiment)

@@ -58,17 +58,33 @@ class Operations:
             self.renew()
             phi = self.bench.production
             folder = self.train(phi, on_progress)
-            self.schedule.launch(
-                phi=phi,
-                artifact=str(folder.relative_to(self.home)),
-                experiment=None,
-                why="the production Φ that the surface began with",
-                key="first",
-            )
-        current = self.schedule.current()
-        assert current is not None
-        self.serve(current)  # again and again: a crash may have come before the platform knew
+            artifact = str(folder.relative_to(self.home))
+            why = "the production Φ that the surface began with"
+            first = self.schedule.launch(phi=phi, artifact=artifact, experiment=None, why=why, key="first")
+            self.schedule.trained(first.version, artifact, self.platform.now())
+        self.serve()  # again and again: a crash may have come before the platform knew
         self.renew()
+
+    def refresh(self, on_progress: Callable[[str], None], *, due: bool = False) -> None:
+        """Train what serves, and what the holdback keeps, on the newest log, and serve that.
+
+        Whoever trains a test does it too, so that all that people are shown has seen the same log, and what
+        launches gained is not mixed with what newer data did. `due`: only after `refresh_days` without one.
+        ToolError, RefusedDelta: a training failed; what served before goes on.
+        """
+        days, versions = self.online.refresh_days, self.schedule.versions()
+        if not days or not versions:
+            return
+        now = self.platform.now()
+        trained = [version.trained for version in versions if version.trained is not None]
+        if due and trained and (now - max(trained)).days < days:
+            return
+        if due:
+            self.renew(force=True)
+        for version in {each.version: each for each in (versions[0], versions[-1])}.values():
+            folder = self.train(version.phi, on_progress)
+            self.schedule.trained(version.version, str(folder.relative_to(self.home)), now)
+        self.serve()
 
     def roll_back(self, to: int | None, *, by: str, reason: str) -> Version:
         """Serve an earlier version (default: the one before) again, as a new version. ConfigurationError:
@@ -80,15 +96,22 @@ class Operations:
             )
         assert to is not None or current is not None
         version = self.schedule.rollback(to or (current.version - 1 if current else 0), by, reason)
-        self.serve(version)
+        self.serve()
         self.renew()
         return version
 
-    def serve(self, version: Version) -> None:
-        """Let the platform serve a version: once, however often it is told. It counts launches after the
-        first: its version 0 is what the surface began with, and what the holdback keeps."""
-        folder = str(self.home / version.artifact)
-        self.platform.launch(folder, version.version - 1, key=f"launch/{version.version}")
+    def serve(self) -> None:
+        """Let the platform serve the newest version, and the newest models of it and of the first: once,
+        however often it is told. It counts launches after the first: its version 0 is what the surface began
+        with, and what the holdback keeps."""
+        versions = self.schedule.versions()
+        first, current = versions[0], versions[-1]
+        launched = str(self.home / current.artifact)
+        self.platform.launch(launched, current.version - 1, key=f"launch/{current.version}")
+        for version in (first, current):
+            if version.serving != version.artifact:
+                key = f"refresh/{version.version}/{Path(version.serving).name}"
+                self.platform.launch(str(self.home / version.serving), version.version - 1, key=key)
 
     def production(self) -> Phi:
         """Φ that serves today: the latest version, or what surface.toml starts with."""

@@ -76,6 +76,14 @@ TABLES = (
         PRIMARY KEY (surface, version),
         UNIQUE (surface, idempotency_key)
     )""",
+    """CREATE TABLE IF NOT EXISTS evorank_models (
+        surface TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        artifact TEXT NOT NULL,
+        trained TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        PRIMARY KEY (surface, version, artifact)
+    )""",
     "CREATE TABLE IF NOT EXISTS evorank_clocks (surface TEXT PRIMARY KEY, now TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS evorank_ideas (
         surface TEXT NOT NULL,
@@ -96,8 +104,8 @@ TABLES = (
         PRIMARY KEY (surface, number)
     )""",
 )
-"""What `schedule.py`, `ideas.py` and `rankings.py` keep, in words that SQLite and PostgreSQL share. Times are
-ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py` and `rankings.py` keep, in words that SQLite and PostgreSQL
+share. Times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,10 @@ def _act(
 ) -> None:
     """Requests of people first, then what is due, then the queue."""
     operations.schedule.clock(operations.platform.now())
+    try:
+        operations.refresh(lambda text: on_event({"event": "note", "text": text}), due=True)
+    except EvorankError as error:
+        report.errors.append(f"what serves could not be trained again, and goes on as it is: {error}")
     asked = {entry.experiment: _requested(operations, entry) for entry in operations.schedule.entries()}
     asked |= _damaged(operations, report)
     for entry in operations.schedule.entries():

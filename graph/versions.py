@@ -1,13 +1,13 @@
 """What a surface serves, and all that it served before: every launch and every rollback is a version.
 
-The platform is told of a version after it is here, by its number: a crash between the two is mended by
-telling it again.
+A version is a Φ. Trained again on a newer log it is the same version with another model. The platform is told
+of either after it is here, by the version's number: a crash between the two is mended by telling it again.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -28,12 +28,16 @@ class Version(BaseModel):
     phi: dict[str, Any]
     fingerprint: str
     artifact: str
-    """The trained model's folder, as it was given."""
+    """The folder of the model that it was launched with, as it was given."""
     experiment: str | None
     """Which experiment it came from; None: none."""
     why: str
     at: datetime
     """Wall clock, UTC."""
+    serving: str
+    """The folder of its newest model."""
+    trained: datetime | None
+    """When that was trained, in the surface's time; None: it is the one that it was launched with."""
 
 
 class Versions:
@@ -74,22 +78,35 @@ class Versions:
                 return None
             return self._launch(access, phi, artifact, experiment, why, key)
 
+    def trained(self, version: int, artifact: str, at: datetime) -> None:
+        """A version's Φ was trained again: from now on this model of it serves. `at`: in the surface's time.
+        Whoever comes late with a model of an earlier time changes nothing."""
+        with self.store.transaction() as access:
+            access.execute(
+                "INSERT INTO evorank_models (surface, version, artifact, trained, number)"
+                " SELECT ?, ?, ?, ?, coalesce(max(number), 0) + 1 FROM evorank_models"
+                " WHERE surface = ? ON CONFLICT (surface, version, artifact) DO UPDATE"
+                " SET trained = excluded.trained, number = excluded.number"
+                " WHERE excluded.trained >= evorank_models.trained",
+                *(self.surface, version, artifact, at.astimezone(UTC).isoformat(), self.surface),
+            )
+
     def rollback(self, to: int, by: str, reason: str) -> Version:
-        """A new version with the Φ and the artifact of an earlier one. ConfigurationError: no such version,
-        or it is what is served already."""
+        """A new version with the Φ of an earlier one and its newest model. ConfigurationError: no such
+        version, or it is what is served already."""
         with self.store.transaction() as access:
             versions = self._versions(access)
             old = next((version for version in versions if version.version == to), None)
             if old is None:
                 raise ConfigurationError(f"`to` must be a version of 1..{len(versions)}, got {to}.")
             now = versions[-1]
-            if (now.fingerprint, now.artifact) == (old.fingerprint, old.artifact):
+            if now.fingerprint == old.fingerprint:
                 raise ConfigurationError(
                     f"version {now.version} serves the Φ of version {to} already; nothing was changed."
                 )
             why = f"rollback to version {to} by {by}: {reason}"
             key = f"rollback/{now.version + 1}"
-            return self._launch(access, old.phi, old.artifact, old.experiment, why, key)
+            return self._launch(access, old.phi, old.serving, old.experiment, why, key)
 
     def _versions(self, access: Access) -> list[Version]:
         rows = access.execute(
@@ -97,8 +114,30 @@ class Versions:
             " WHERE surface = ? ORDER BY version",
             self.surface,
         )
-        named = (dict(zip(Version.model_fields, row, strict=True)) for row in rows)
-        return [Version(**(fields | {"phi": json.loads(fields["phi"])})) for fields in named]
+        models = access.execute(
+            "SELECT version, artifact, trained FROM evorank_models WHERE surface = ?"
+            " ORDER BY trained, number",
+            self.surface,
+        )
+        newest = {version: (artifact, trained) for version, artifact, trained in models}
+        found = []
+        for row in rows:
+            number, phi, mark, artifact, experiment, why, at = row
+            serving, trained = newest.get(number, (artifact, None))
+            found.append(
+                Version(
+                    version=number,
+                    phi=json.loads(phi),
+                    fingerprint=mark,
+                    artifact=artifact,
+                    experiment=experiment,
+                    why=why,
+                    at=at,
+                    serving=serving,
+                    trained=trained,
+                )
+            )
+        return found
 
     def _launch(
         self, access: Access, phi: dict[str, Any], artifact: str, experiment: str | None, why: str, key: str

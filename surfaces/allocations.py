@@ -43,7 +43,7 @@ class Traffic(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     layer: str = Field(description="Seed of the hash that divides the users")
     holdback: float = Field(
-        ge=0, le=1, description="Users below this place in the layer see `first` for good"
+        ge=0, le=1, description="Users below this place in the layer see version 0 for good"
     )
     artifact: str | None = Field(default=None, description="Production; None: nothing was launched yet")
     version: int | None = None
@@ -90,13 +90,15 @@ class Traffic(BaseModel):
         call = f"launch {version} {artifact}"
         if check_key(self.keys, key, call):
             return self
-        if version == 0 and self.artifact is not None:
-            raise PlatformError(
-                f"`version` 0 must be the first launch, but {self.version} is served: the holdback keeps "
-                "what it has. Give the launch the next number."
-            )
-        first = artifact if version == 0 else self.first
-        served = {"artifact": artifact, "version": version, "first": first}
+        served: dict[str, object] = {"artifact": artifact, "version": version}
+        if version == 0:
+            if self.artifact is not None and self.first is None:
+                raise PlatformError(
+                    f"`version` 0 must be the first launch, but {self.version} is served: the holdback keeps "
+                    "what it has. Give the launch the next number."
+                )
+            # Trained again, it is for the holdback alone once a later version serves.
+            served = {"first": artifact} | (served if not self.version else {})
         return self.model_copy(update=served | {"keys": self.keys | {key: call}})
 
     def status(self, experiment_id: str) -> TestStatus:

@@ -110,16 +110,16 @@ class GrowthBookPlatform:
             return
         feature, note = books.feature, books.feature.note
         require_text(feature)
-        change: dict[str, Any] = {
-            "defaultValue": artifact,
-            "description": note.into(feature.description, key, call),
-        }
-        if version == 0 and note.keys:
+        change: dict[str, Any] = {"description": note.into(feature.description, key, call)}
+        zero = [each.startswith("launch 0 ") for each in note.keys.values()]
+        if version == 0 and zero and not any(zero):
             raise PlatformError(
                 f"`version` 0 must be the first launch, but feature {feature.id!r} had launches before: the "
                 "holdback keeps what it has. Give the launch the next number."
             )
-        if self._online.holdback and not note.keys:
+        if version != 0 or all(zero):  # else it is trained again for the holdback alone
+            change["defaultValue"] = artifact
+        if self._online.holdback and (version == 0 or not zero):
             kept = artifact if version == 0 else feature.defaultValue
             change["holdout"] = {"id": self._options.holdout, "value": kept}
         self._api.change_feature(change)

@@ -102,6 +102,12 @@ class Online(BaseModel):
     holdback: float = Field(
         default=0.05, ge=0, le=0.5, description="Share of users whom no launch ever reaches; 0: none"
     )
+    refresh_days: int = Field(
+        default=14,
+        ge=0,
+        description="What serves, and the holdback's Φ, are trained again on the newest log whenever a test "
+        "is trained, and after so many days at the latest; 0: never, the models are trained elsewhere",
+    )
     wanted_lift: float = Field(
         default=0.05, gt=0, description="Effect on a success metric that a test shall be able to find"
     )

@@ -154,6 +154,8 @@ class ExperimentPlatform(Protocol):
 
         Version 0 is the surface's own production Φ, trained: the holdback is served it too, and no later one.
         Without it, the holdback keeps what served before. A rollback is a launch, with a version of its own.
+        A version that was launched before, with another artifact, is the same Φ trained again: it takes the
+        place of the one it had, version 0 for the holdback also while a later version serves.
         """
         ...
 

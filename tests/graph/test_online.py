@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from planted import give_traffic
+from small_log import generate
 
 from evorank.graph.operations import open_operations, rebase
 from evorank.graph.status import overview, reorder, request
 from evorank.graph.tick import propose, tick
-from evorank.model.errors import ConfigurationError, RefusedDelta
+from evorank.model.errors import ConfigurationError, PlatformError, RefusedDelta, ToolError
+from evorank.model.logs import sources
 
 DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 
@@ -21,9 +23,9 @@ DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 def live(home, context):
     """Makes a context on the tiny surface with traffic: live(effect=1.3, approve=True ...)."""
 
-    def make(*, slots: int = 1, wanted: float = 0.1, chat_model=None, fields=None, **options):
+    def make(*, slots: int = 1, wanted: float = 0.1, refresh=14, chat_model=None, fields=None, **options):
         fortnight = {"horizon_days": 14, "pre_days": 14, "slots": slots, "wanted_lift": wanted}
-        give_traffic(home, options, **fortnight)
+        give_traffic(home, options, refresh_days=refresh, **fortnight)
         return context(chat_model, selection="fifo", **(fields or {}))
 
     return make
@@ -262,3 +264,107 @@ def test_the_same_delta_goes_on_another_production_only_where_it_did_not_change(
         rebase(changes, old, {"a": {"x": 9, "y": 2}, "b": 3})
     with pytest.raises(RefusedDelta, match="/c"):
         rebase(changes, old, old | {"c": 1, "b": 9})
+
+
+# -- what serves is trained again
+
+
+def grow(home: Path, days: int) -> None:
+    """Days of people's life pass on the tiny surface, and its log has them."""
+    log = generate(users=60, items=120, days=days)
+    with sources.connect() as connection:
+        connection.register("generated", log)
+        file = home / "surfaces" / "tiny" / "log.parquet"
+        connection.execute(f"COPY generated TO '{file}' (FORMAT parquet)")
+
+
+def launches(home: Path) -> list[str]:
+    lines = (home / "surfaces" / "tiny" / "effects.jsonl").read_text().splitlines()
+    return [each["key"].split("-")[0] for each in map(json.loads, lines) if each["method"] == "launch"]
+
+
+def test_what_serves_is_trained_again_on_the_newest_log_after_a_fortnight(live, home):
+    context = live()
+    days(context, 13)
+    grow(home, 26)
+    days(context, 0)
+    assert launches(home) == ["launch/1"]
+    days(context, 1)
+    (version,) = open_operations(context).schedule.versions()
+    assert version.serving != version.artifact
+    assert version.trained == open_operations(context).platform.now()
+    assert version.serving.endswith(open_operations(context).bench.dataset.key[:12])
+    days(context, 5)
+    assert launches(home) == ["launch/1", f"refresh/1/{Path(version.serving).name.split('-')[0]}"]
+
+
+def test_production_the_holdback_and_both_arms_of_a_test_have_seen_the_same_log(live, home):
+    context = live(effect=1.25)
+    operations = open_operations(context)
+    propose(operations, DELTA, why="a smaller step", by="ada")
+    days(context, 15)
+    assert only(context).result == "launched"
+    grow(home, 26)
+    operations.renew(force=True)
+    propose(operations, [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.04}], why="b", by="ada")
+    days(context, 2)
+    first, second = operations.schedule.versions()
+    (found,) = (each for each in operations.session.journal.experiments("tiny") if each.phase == "live")
+    assert second.serving == found.artifacts["control"]
+    data = {Path(folder).name.split("-")[1] for folder in (*found.artifacts.values(), first.serving)}
+    assert data == {operations.bench.dataset.key[:12]}
+    assert [each.split("/")[:2] for each in launches(home)] == [
+        ["launch", "1"],
+        ["launch", "2"],
+        ["refresh", "1"],
+        ["refresh", "2"],
+    ]
+
+
+def test_a_model_that_cannot_be_trained_again_leaves_what_serves_and_is_told(live, home, monkeypatch):
+    context = live()
+    days(context, 13)
+    grow(home, 26)
+    operations = open_operations(context)
+    monkeypatch.setattr(operations, "train", raises(ToolError("the loss is not finite")))
+    report = days(context, 1)
+    assert "goes on as it is: the loss is not finite" in report.errors[0]
+    assert operations.schedule.current().serving == operations.schedule.current().artifact
+    monkeypatch.undo()
+    assert days(context, 1).errors == []  # the next day tries again
+    assert operations.schedule.current().serving != operations.schedule.current().artifact
+
+
+def test_a_platform_that_did_not_hear_of_a_new_model_hears_of_it_at_the_next_tick(live, home, monkeypatch):
+    context = live()
+    days(context, 13)
+    grow(home, 26)
+    operations = open_operations(context)
+    launch = operations.platform.launch
+
+    def deaf(artifact: str, version: int, key: str) -> None:
+        if key.startswith("refresh"):
+            raise PlatformError("timed out")
+        launch(artifact, version, key)
+
+    monkeypatch.setattr(operations.platform, "launch", deaf)
+    assert "timed out" in days(context, 1).errors[0]
+    assert launches(home) == ["launch/1"]
+    monkeypatch.undo()
+    assert tick(context).errors == []
+    assert len(launches(home)) == 2
+
+
+def test_a_surface_whose_models_are_trained_elsewhere_is_left_alone(live, home):
+    context = live(refresh=0)
+    days(context, 13)
+    grow(home, 26)
+    days(context, 10)
+    assert launches(home) == ["launch/1"]
+
+
+def raises(error: Exception):
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    return broken

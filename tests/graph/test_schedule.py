@@ -359,6 +359,23 @@ def test_a_rollback_is_a_new_version_with_what_the_old_one_had(open_schedule):
     assert schedule.rollback(2, by="bob", reason="no").version == 4
 
 
+def test_a_version_that_was_trained_again_serves_the_newer_model_and_a_rollback_keeps_it(open_schedule):
+    schedule = open_schedule()
+    one = launch(schedule, "one", 0.1)
+    assert (one.serving, one.trained) == ("a/one", None)
+    first, second = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 19, tzinfo=UTC)
+    schedule.trained(1, "a/one-newer", first)
+    schedule.trained(1, "a/one-newest", second)
+    open_schedule().trained(1, "a/one-newer", first)  # a second process that comes late
+    two = launch(schedule, "two", 0.2)
+    assert [(each.artifact, each.serving, each.trained) for each in open_schedule().versions()] == [
+        ("a/one", "a/one-newest", second),
+        ("a/two", "a/two", None),
+    ]
+    assert two.version == 2
+    assert schedule.rollback(1, by="ann", reason="complaints").serving == "a/one-newest"
+
+
 # -- time
 
 

@@ -217,8 +217,21 @@ def test_the_holdback_keeps_version_0_and_everybody_else_gets_what_was_launched_
         user for user, place in zip(users, hash_v2(SURFACE.layer, users), strict=True) if place < 0.05
     ]
     assert 60 < len(held) < 140
-    assert {allocations.production(user) for user in held} == {"first"}
-    assert {allocations.production(user) for user in set(users) - set(held)} == {"third"}
+    rest = set(users) - set(held)
+
+    def served() -> list[set[str | None]]:
+        return [{allocations.production(user) for user in each} for each in (held, rest)]
+
+    assert served() == [{"first"}, {"third"}]
+    file.change(lambda traffic: traffic.launch("first, newer", 0, "refresh/0"))
+    assert served() == [{"first, newer"}, {"third"}]
+    file.change(lambda traffic: traffic.launch("third, newer", 2, "refresh/2"))
+    assert served() == [{"first, newer"}, {"third, newer"}]
+
+
+def test_version_0_trained_again_before_any_other_launch_is_for_everybody(tmp_path: Path) -> None:
+    traffic = EMPTY.launch("first", 0, "launch/0").launch("newer", 0, "refresh/0")
+    assert (traffic.artifact, traffic.first, traffic.version) == ("newer", "newer", 0)
 
 
 def test_a_live_test_is_what_its_file_says(tmp_path: Path) -> None:

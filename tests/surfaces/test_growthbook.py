@@ -127,16 +127,37 @@ def test_a_launch_is_the_default_value_and_the_holdback_keeps_version_0(fake: Fa
     assert fake.features["ranker"]["defaultValue"] == "artifacts/v1"
     assert fake.features["ranker"]["holdout"] == {"id": "hld_1", "value": "artifacts/v0"}
     assert fake.features["ranker"]["description"].startswith("Which ranker serves\n")
-    with pytest.raises(PlatformError, match="first launch"):
-        platform.launch("artifacts/other", 0, "launch again")
     with pytest.raises(PlatformError, match="'launch 1' was used for"):
         platform.launch("artifacts/v2", 2, "launch 1")
     with pytest.raises(PlatformError, match="'launch 1' was used for"):
         platform.start(live_test(shop(), "exp-1", slot=0), "launch 1")
 
 
+def test_a_version_that_is_trained_again_takes_the_place_of_its_model(fake: FakeGrowthBook) -> None:
+    platform = opened(fake, holdback=0.05, holdout="hld_1", namespace="ns-layer")
+
+    def served() -> tuple[str, str]:
+        feature = fake.features["ranker"]
+        return feature["defaultValue"], feature["holdout"]["value"]
+
+    platform.launch("artifacts/v0", 0, "launch 0")
+    platform.launch("artifacts/v0-newer", 0, "refresh 0")
+    assert served() == ("artifacts/v0-newer", "artifacts/v0-newer")
+    platform.launch("artifacts/v1", 1, "launch 1")
+    platform.launch("artifacts/v0-newest", 0, "refresh 0 again")
+    assert served() == ("artifacts/v1", "artifacts/v0-newest")
+    platform.launch("artifacts/v1-newer", 1, "refresh 1")
+    platform.launch("artifacts/v0-newer", 0, "refresh 0")
+    assert served() == ("artifacts/v1-newer", "artifacts/v0-newest")
+
+
 def test_without_version_0_the_holdback_keeps_what_served_before(fake: FakeGrowthBook) -> None:
-    opened(fake, holdback=0.05, holdout="hld_1", namespace="ns-layer").launch("artifacts/v1", 1, "launch 1")
+    platform = opened(fake, holdback=0.05, holdout="hld_1", namespace="ns-layer")
+    platform.launch("artifacts/v1", 1, "launch 1")
+    with pytest.raises(PlatformError, match="first launch"):
+        platform.launch("artifacts/other", 0, "late")
+    platform.launch("artifacts/v1-newer", 1, "refresh 1")
+    assert fake.features["ranker"]["defaultValue"] == "artifacts/v1-newer"
     assert fake.features["ranker"]["holdout"]["value"] == ORIGINAL
 
 

@@ -319,6 +319,15 @@ def test_launches_reach_everybody_outside_but_the_holdback_which_keeps_the_first
     assert set(arms) == {"holdback", "production"}
 
 
+def test_the_holdback_is_served_the_newest_model_of_the_first_version(surface):
+    platform = platform_of(surface)
+    for name, version in (("baity", 0), ("joyful", 1), ("odd", 0)):
+        platform.launch(artifact(surface, name), version, f"{name} {version}")
+    platform.next_day()
+    worth = [np.load(Path(artifact(surface, name)) / "worth.npy") for name in ("odd", "joyful")]
+    assert {bytes(table.worth) for table in platform._servers._rankers.values()} == set(map(bytes, worth))
+
+
 def test_without_a_version_0_the_holdback_keeps_what_served_before(surface):
     platform = platform_of(surface)
     platform.launch(artifact(surface, "odd"), 1, "launch")
