@@ -3,9 +3,9 @@
     python benchmarks/online.py --out online.json        # about 20 minutes on two cores
 
 Each seed has a world and a home of its own and runs `python cli.py run --steps 50 --seed S`. Then, which no
-real surface could tell, the production that came out and the one that it began with, both as last trained on
-the same log, serve the same 20,000 fresh people for 14 days; and so do the two arms of each test that ended. A
-run counts if production became truly better.
+real surface could tell, the production that came out and the one that it began with, both as last trained, on
+the same log, serve the same 20,000 fresh people for 14 days; and so do the two arms of each test that ended.
+A run counts if production became truly better.
 """
 
 from __future__ import annotations
