@@ -5,7 +5,7 @@
     python benchmarks/evaluator.py --memory             # resident memory as workers and rows grow
 
 Every arm trains and scores the same candidates (production with another learning rate) on the same encoded
-log, `--workers` at a time, one thread each. `evaluator` is what a run does: check, train, score and probe in
+log, `--workers` at a time, one thread each. `evaluator` is what a run does: check, train and score in
 locked processes, predictions into the cache. `loky` and `fresh process` only fit and predict, in processes
 that are warm or new, trusted and unlocked. `in process` is the floor: fit and predict in a loop, in one
 process per worker that had everything loaded before the clock started. Arms take turns, `--repeats` times.

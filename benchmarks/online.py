@@ -27,14 +27,13 @@ from evorank.surfaces.simulated.truth import true_lift
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def one_run(seed: int, steps: int, home: Path) -> dict[str, Any]:
-    """The summary of a run, and what is true of it."""
+def carry_out(home: Path, surface: str, steps: int, seed: int) -> dict[str, Any]:
+    """The summary of `python cli.py run`, and the minutes that it took."""
     began = time.monotonic()
-    create(home, "simulated", "home", seed=seed)
     done = subprocess.run(
         [
-            *(sys.executable, str(ROOT / "cli.py"), "run", "--steps", str(steps), "--seed", str(seed)),
-            *("--home", str(home), "--json"),
+            *(sys.executable, str(ROOT / "cli.py"), "run", "--surface", surface, "--steps", str(steps)),
+            *("--seed", str(seed), "--home", str(home), "--json"),
         ],
         capture_output=True,
         text=True,
@@ -43,9 +42,15 @@ def one_run(seed: int, steps: int, home: Path) -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(f"seed {seed} ended with {done.returncode}: {done.stderr}{done.stdout[-2000:]}")
-    minutes = (time.monotonic() - began) / 60
-    summary = json.loads(done.stdout.splitlines()[-1])
-    operations = open_operations(Context(home=str(home)))
+    return {
+        "minutes": (time.monotonic() - began) / 60,
+        "summary": json.loads(done.stdout.splitlines()[-1]),
+    }
+
+
+def what_is_true(home: Path, surface: str) -> dict[str, Any]:
+    """Of each test that ended, and of what serves now against what served first, both as last trained."""
+    operations = open_operations(Context(home=str(home), surface=surface))
     load = operations.session.workbench.executor.scorer
     versions = operations.schedule.versions()
 
@@ -53,21 +58,21 @@ def one_run(seed: int, steps: int, home: Path) -> dict[str, Any]:
         return true_lift(operations.surface, load, home / control, home / candidate).model_dump()
 
     tests = []
-    for each in operations.session.journal.experiments("simulated"):
+    for each in operations.session.journal.experiments(surface):
         effects = {effect["metric"]: effect for effect in each.effects}
         if "active_days" in effects:
             true = truth(each.artifacts["control"], each.artifacts["candidate"])
-            tests.append(
-                {
-                    "by": each.proposed_by,
-                    "result": each.result,
-                    "effect": effects["active_days"],
-                    "true": true,
-                }
-            )
+            found = {"id": each.id, "by": each.proposed_by, "attempt": each.attempt, "result": each.result}
+            tests.append(found | {"effect": effects["active_days"], "true": true})
     whole = truth(versions[0].serving, versions[-1].serving)
     close_sessions()
-    return {"seed": seed, "minutes": minutes, "summary": summary, "tests": tests, "true": whole}
+    return {"tests": tests, "true": whole}
+
+
+def one_run(seed: int, steps: int, home: Path) -> dict[str, Any]:
+    """The summary of a run, and what is true of it."""
+    create(home, "simulated", "home", seed=seed)
+    return {"seed": seed} | carry_out(home, "simulated", steps, seed) | what_is_true(home, "simulated")
 
 
 def lift(found: dict[str, Any], low: str = "low", high: str = "high") -> str:

@@ -31,8 +31,8 @@ from evorank.tools.evaluator.lock import Limits
 from evorank.tools.evaluator.supervisor import Child, Supervisor
 from evorank.tools.workbench import Workbench
 
-PROCESSES = ("check", "train", "score", "probe")
-"""Children of a candidate, in the order in which they are asked for."""
+PROCESSES = ("check", "train", "score")
+"""Children of a candidate without code of its own, in the order in which they are asked for."""
 WARM = 3
 
 

@@ -300,7 +300,8 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(started):
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": str(HELPERS)},
+        # Python would leave halves of compiled modules behind, for everybody after it to stumble over.
+        env=os.environ | {"PYTHONPATH": str(HELPERS), "PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert done.returncode == 1, done.stdout + done.stderr

@@ -75,7 +75,7 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     resampled = draws[:, 0] - draws[:, 1]
     interval = combine(
         float(per_seed.mean()),
-        (float(resampled.std(ddof=1)), float(aligned.users - 1)),
+        (float(resampled.std(ddof=1)), float(min(aligned.users, len(resampled)) - 1)),
         (float(per_seed.std(ddof=1)) / math.sqrt(len(seeds)), float(len(seeds) - 1)),
     )
     objectives = bench.system.objective(phi), bench.system.objective(bench.production)
@@ -128,7 +128,8 @@ def label_alignment(objective: Objective, bench: Workbench) -> LabelAlignment:
     aligned = align([labels], found, bench.dataset.bounds["train"])
     estimate = float(np.nan_to_num(aligned.estimate[0]))
     error = float(np.nan_to_num(aligned.draws[:, 0]).std(ddof=1))
-    interval = combine(estimate, (error, float(aligned.users - 1)), (0.0, 1.0))
+    degrees = float(min(aligned.users, len(aligned.draws)) - 1)
+    interval = combine(estimate, (error, degrees), (0.0, 1.0))
     sense = "for" if interval.low > 0 else "against" if interval.high < 0 else "neither for nor against"
     user_day = float(aligned.user_day[0])
     return LabelAlignment(

@@ -424,8 +424,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(log: Pat
         except LogError as error:
             print(error)
     """
+    # -B: Python would leave halves of compiled modules behind, for everybody after it to stumble over.
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+        [sys.executable, "-B", "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
     )
     assert "Free" in done.stdout, done.stdout + done.stderr
     assert not [e for e in (tmp_path / "data").iterdir() if e.is_dir()]

@@ -1,8 +1,8 @@
 """evaluate: one candidate's way through locked children, and what is measured of it on this side.
 
-A job is a train child (training rows and labels in, weights out), then a score child and a probe child, which
-see shuffled rows without labels and a page at a time. The probe scores some rows in odd-sized batches: scores
-that depend on the other rows of a batch, or on those scored before, are an error.
+A job is a train child (training rows and labels in, weights out), then a score child, which sees shuffled
+rows without labels and a page at a time. Where code of others runs in it, a probe child scores some rows
+again, in odd batches: scores that depend on the other rows of a batch, or on those before, are an error.
 """
 
 from __future__ import annotations
@@ -214,10 +214,11 @@ def _score(
         "watch": turn.watch,
     }
     capacity = max(LATENCY_ROWS, min(BATCH, len(order)))
-    with (
-        Scorer(supervisor, capacity=capacity, **options) as scorer,
-        Scorer(supervisor, capacity=max(PROBE_BATCHES), **options) as probe,
-    ):
+    with ExitStack() as processes:
+        scorer = processes.enter_context(Scorer(supervisor, capacity=capacity, **options))
+        probe = None
+        if _runs_code_of_others(job):
+            probe = processes.enter_context(Scorer(supervisor, capacity=max(PROBE_BATCHES), **options))
         pages = [
             np.take(order, np.arange(start, start + LATENCY_ROWS), mode="wrap")
             for start in range(0, LATENCY_REPEATS * LATENCY_ROWS, LATENCY_ROWS)
@@ -232,7 +233,8 @@ def _score(
         require_scores(predictions, job.loss)
         for page, (scores, _) in zip(pages, timed, strict=True):
             _require_same(scores, predictions[page])
-        _probe(probe, rows, predictions, turn)
+        if probe is not None:
+            _probe(probe, rows, predictions, turn)
     return predictions, float(np.median([seconds for _, seconds in timed])), end
 
 
@@ -308,6 +310,11 @@ def _shuffled(key: str, score: tuple[int, int]) -> npt.NDArray[np.int64]:
     order = generator.permutation(score[1] - score[0])
     order.flags.writeable = False  # many jobs share it
     return order
+
+
+def _runs_code_of_others(job: Job) -> bool:
+    """Whether a job runs code that is not evorank's own: a user's system, or components that a Φ brings."""
+    return not job.system.startswith("evorank.model.") or bool(job.phi.get("components"))
 
 
 def _probe(probe: Scorer, rows: Rows, predictions: Float32, turn: Turn) -> None:
