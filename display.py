@@ -442,14 +442,18 @@ def print_transferred(winners: Sequence[Mapping[str, Any]], target: str, console
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """The end of a run: outcomes per persona, the best candidate, its test period, where everything lies."""
+    """The end of a run: what became of its attempts, the best one, its test period, where everything lies."""
     table = Table(title="\nAttempts", title_justify="left", box=None, pad_edge=False)
     outcomes = [outcome for outcome in COLOURS if outcome in summary["outcomes"]]
-    table.add_column("persona")
+    table.add_column("by persona, and by category")
     for outcome in outcomes:
         table.add_column(outcome, justify="right", style=COLOURS[outcome])
-    for persona, counts in sorted(summary["personas"].items()):
-        table.add_row(persona, *(str(counts.get(outcome, 0)) for outcome in outcomes))
+    table.add_column("won", justify="right")
+    for groups in (summary["personas"], summary["categories"]):
+        for name, counts in sorted(groups.items()):
+            won = (counts.get("better", 0) + counts.get("cheaper", 0)) / sum(counts.values())
+            table.add_row(name, *(str(counts.get(outcome, 0)) for outcome in outcomes), f"{won:.0%}")
+        table.add_section()
     console.print(table)
     for persona, why in summary["switched_off"].items():
         _say(console, f"{persona} is switched off: {why}", "dim")

@@ -6,6 +6,7 @@ folder that is there and whole is not made twice.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -21,11 +22,12 @@ from evorank.graph.context import Context, Session, open_session
 from evorank.graph.schedule import Schedule, Version
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import ConfigurationError, Finding, RefusedDelta, ToolError
-from evorank.model.system import Phi
+from evorank.model.system import Float32, Phi
 from evorank.surfaces.checked import checked
 from evorank.surfaces.online import Online
 from evorank.surfaces.platform import Platform, open_platform
 from evorank.tools.evaluator.artifact import Artifact
+from evorank.tools.metrics import auc, positives
 from evorank.tools.workbench import Workbench
 
 __all__ = ["Operations", "open_operations", "rebase"]
@@ -146,7 +148,8 @@ class Operations:
         """The folder with `phi` trained on the workbench's log; trained only where it is not there yet.
 
         The name says what it was trained on, so asking again after a crash is the same request. ToolError
-        where the training fails or breaks a guardrail, or what was exported does not score as it did.
+        where the training fails, breaks a guardrail or learns nothing, or what was exported does not score as
+        it did.
         """
         bench = self.bench
         folder = self.home / "artifacts" / f"{fingerprint(phi)[:16]}-{bench.dataset.key[:12]}"
@@ -163,6 +166,7 @@ class Operations:
             broken = bench.exceeded(latency_ms=evaluation.latency_ms, parameters=float(evaluation.parameters))
             if broken:
                 raise RefusedDelta(broken)
+            self._require_progress(phi, evaluation.predictions)
             self._verify(draft, evaluation.predictions)
             try:
                 draft.rename(folder)
@@ -171,6 +175,22 @@ class Operations:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return folder
+
+    def _require_progress(self, phi: Phi, predictions: Float32) -> None:
+        """A training that ended without an error may have learned nothing: its order of later rows must be
+        better than that of coins, beyond what coins do in one of forty trainings."""
+        bench = self.bench
+        objective = bench.system.objective(phi)
+        positive = positives(bench.labels(objective), objective.loss)
+        yes, no = int(positive.sum()), int((~positive).sum())
+        if not yes or not no:
+            return  # a period of one class says nothing of order
+        found, coins = auc(predictions, positive), math.sqrt((yes + no + 1) / (12 * yes * no))
+        if found < 0.5 + 2 * coins:
+            raise ToolError(
+                f"The training made no progress: on {yes + no:,} later rows its AUC is {found:.4f}, and "
+                f"coins reach {0.5 + 2 * coins:.4f}. Look at the optimizer's step and at the label."
+            )
 
     def _verify(self, folder: Path, expected: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         """Load what was exported in a process that has never seen it, and let it score rows again."""

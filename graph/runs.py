@@ -14,7 +14,7 @@ import platform
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -71,6 +71,8 @@ class Summary(BaseModel):
     outcomes: dict[str, int]
     personas: dict[str, dict[str, int]]
     """persona -> outcome -> count."""
+    categories: dict[str, dict[str, int]]
+    """category -> outcome -> count."""
     switched_off: dict[str, str] = Field(default_factory=dict)
     """persona -> why it does not take part on this surface."""
     best: Attempt | None = None
@@ -210,9 +212,6 @@ def _summarize(
     complete = len(attempts) >= plan.steps and not (session.stop.is_set() and ended.get("live"))
     stopped = ended.get("stopped") or session.stop_reason or "stopped"
     test, note = (None, "") if live or not complete else _test(plan, session, best, on_event)
-    personas: dict[str, Counter[str]] = {}
-    for attempt in attempts:
-        personas.setdefault(attempt.persona, Counter())[attempt.outcome] += 1
     folder = session.home / "runs" / plan.run
     return Summary(
         run=plan.run,
@@ -221,7 +220,8 @@ def _summarize(
         finished=len(attempts),
         stopped=None if complete else stopped,
         outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
-        personas={persona: dict(counts) for persona, counts in personas.items()},
+        personas=_counted(attempts, "persona"),
+        categories=_counted(attempts, "category"),
         switched_off=session.switched_off,
         best=best,
         test=test,
@@ -239,6 +239,14 @@ def _summarize(
         else f"python cli.py run --resume {plan.run} --home {os.path.relpath(session.home)}",
         **live,
     )
+
+
+def _counted(attempts: Sequence[Attempt], by: str) -> dict[str, dict[str, int]]:
+    """Value of the field `by` -> outcome -> how many attempts."""
+    found: dict[str, Counter[str]] = {}
+    for attempt in attempts:
+        found.setdefault(getattr(attempt, by) or "none", Counter())[attempt.outcome] += 1
+    return {name: dict(counts) for name, counts in found.items()}
 
 
 def _test(

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evorank.display import attempts_table, make_display, print_attempt, show_changes, show_difference
+from evorank.display import (
+    attempts_table,
+    make_display,
+    print_attempt,
+    print_summary,
+    show_changes,
+    show_difference,
+)
 
 
 def attempt(**changed: Any) -> dict[str, Any]:
@@ -130,3 +137,22 @@ def test_a_table_shows_id_change_difference_and_verdict_at_any_width(width: int)
     text = console.file.getvalue()
     for word in ("0f793e1f 8", "optimizer.args.lr", "-0.0123", "-0.0046]", "inconclusive"):
         assert word in text
+
+
+def test_the_end_of_a_run_says_who_won_how_often():
+    console = Console(file=io.StringIO(), width=120)
+    counts = {"better": 1, "worse": 2, "cheaper": 1}
+    nothing = dict.fromkeys(("best", "test", "audit", "resume", "days", "queued"))
+    summary = {"run": "r", "steps": 5, "finished": 5, "seconds": 2.0, "training_cpu_seconds": 1.0}
+    summary |= {"outcomes": counts | {"refused": 1}, "report_seconds": 0.0, "files": {}, "note": ""}
+    summary |= {"personas": {"optimizer": counts, "reward": {"refused": 1}}, "switched_off": {}}
+    summary |= {"categories": {"explore": {"better": 1}, "exploit": {"worse": 2}}, "experiments": []}
+    print_summary(nothing | summary, console)
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["optimizer", "1", "1", "2", "0", "50%"] in rows
+    assert ["reward", "0", "0", "0", "1", "0%"] in rows
+    assert ["explore", "1", "0", "0", "0", "100%"] in rows
+    assert rows.index(["explore", "1", "0", "0", "0", "100%"]) > rows.index(
+        ["reward", "0", "0", "0", "1", "0%"]
+    )

@@ -368,3 +368,14 @@ def raises(error: Exception):
         raise error
 
     return broken
+
+
+def test_a_training_that_learned_nothing_serves_nobody(live):
+    operations = open_operations(live())
+    operations.prepare(lambda _: None)
+    idle = operations.production() | {
+        "optimizer": operations.production()["optimizer"] | {"args": {"lr": 1e-12}}
+    }
+    with pytest.raises(ToolError, match=r"made no progress: on [\d,]+ later rows its AUC is 0\.\d+"):
+        operations.train(idle, lambda _: None)
+    assert len(list((operations.home / "artifacts").iterdir())) == 1  # production's
