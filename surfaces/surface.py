@@ -123,6 +123,11 @@ class Surface:
         return self.spec.name
 
     @property
+    def home(self) -> Path:
+        """The home that it is under."""
+        return self.directory.parent.parent
+
+    @property
     def layer(self) -> str:
         """Seed of the hash that divides the surface's users into the slots of live tests and the holdback."""
         return f"evorank/{self.name}"
