@@ -417,8 +417,26 @@ def _print_validation(found: Mapping[str, Any], console: Console) -> None:
     if both := found.get("comparison"):
         told = f"{both['metric']} {show_difference(both)}: {both['verdict']}"
         _say(console, f"on the newest data: {told}")
+    if replayed := found.get("off_policy"):
+        for line in show_off_policy(replayed):
+            _say(console, line)
     for text in [*found.get("findings", ()), *found.get("flags", ())]:
         _say(console, f"  {text}")
+
+
+def show_off_policy(found: Mapping[str, Any]) -> list[str]:
+    """What a replay of random exposures says, or why it says nothing; never in the form of an effect."""
+    if found["unsupported"]:
+        return [f"{found['evidence']}, no A/B test: {found['unsupported']}"]
+    head = (
+        f"{found['evidence']}, no A/B test: {found['reward']} per impression, replayed on "
+        f"{found['impressions']:,} impressions shown at random to {found['users']:,} users"
+    )
+    return [head] + [
+        f"  {each['method']}: {each['candidate']:.4g} against production's {each['production']:.4g}, "
+        f"difference {each['difference']:+.4g} [{each['low']:+.4g}, {each['high']:+.4g}]"
+        for each in found["estimates"]
+    ]
 
 
 def _reading_row(reading: Mapping[str, Any]) -> list[Any]:

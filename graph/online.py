@@ -22,6 +22,7 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.graph.context import Context, context_of
+from evorank.graph.evidence import off_policy
 from evorank.graph.operations import Operations, open_operations, rebase
 from evorank.graph.reading import read
 from evorank.graph.state import Experiment, Phase, Result, Usage
@@ -39,6 +40,7 @@ from evorank.surfaces.platform import LiveTest
 from evorank.tools.abtest.plan import Plan, naive_utc
 from evorank.tools.compute_eval import compute_eval
 from evorank.tools.compute_loss import compute_loss
+from evorank.tools.offpolicy import clear_loser
 from evorank.tools.validation import ExpectedPower, drift, enough_rows, expected_power
 
 __all__ = ["OnlineInput", "OnlineOutput", "OnlineState", "Signal", "builder", "graph"]
@@ -247,7 +249,13 @@ def _validate(experiment: Experiment, operations: Operations) -> tuple[dict[str,
     """
     before = operations.bench.dataset
     bench = operations.renew()
-    found: dict[str, Any] = {"comparison": None, "findings": [], "power": None, "flags": []}
+    found: dict[str, Any] = {
+        "comparison": None,
+        "findings": [],
+        "off_policy": None,
+        "power": None,
+        "flags": [],
+    }
     findings = bench.check(experiment.phi)
     if findings:
         raise RefusedDelta(findings)
@@ -273,6 +281,11 @@ def _validate(experiment: Experiment, operations: Operations) -> tuple[dict[str,
     if comparison.verdict == "equal" and _rests_on_the_proxy(experiment, operations):
         why = "What it gained on the proxy is gone: on the newest data and today's production"
         return found, usage, f"{why} it makes no difference. {comparison.reason}"
+    production = operations.production_of(experiment.production)
+    replayed = off_policy(experiment.phi, production, operations, lambda text: _tell(experiment, text))
+    found["off_policy"] = replayed.model_dump(mode="json")
+    if clear_loser(replayed):
+        return found, usage, f"A clear loser on what was shown at random, so nobody is shown it: {replayed}"
     online = operations.online
     low, high = online.slot(0)
     with operations.platform.connect() as connection:

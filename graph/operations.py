@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from evorank.graph.context import Context, Session, open_session
+from evorank.graph.ledger import StoredLedger
 from evorank.graph.schedule import Schedule, Version
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import ConfigurationError, Finding, RefusedDelta, ToolError
@@ -47,7 +48,8 @@ class Operations:
         self.online = _online(session)
         self.schedule = Schedule(session.store, self.surface.name)
         load = session.workbench.executor.scorer
-        self.platform: Platform = checked(lambda: open_platform(self.surface, load))
+        ledger = StoredLedger(session.store, self.surface)
+        self.platform: Platform = checked(lambda: open_platform(self.surface, load, ledger))
         self._renewed: datetime | None = None
 
     @property

@@ -110,6 +110,8 @@ def platform_health(settings: Settings, name: str, artifact: Path) -> list[dict[
     `artifact` is what both arms of the checks' A/A tests are served. ConfigurationError: no such surface or
     class, or no [online] section.
     """
+    from evorank.graph.ledger import StoredLedger
+    from evorank.graph.store import Store
     from evorank.surfaces.platform import platform_class
     from evorank.surfaces.platform_conformance import platform_conformance
     from evorank.surfaces.surface import open_surface
@@ -123,7 +125,12 @@ def platform_health(settings: Settings, name: str, artifact: Path) -> list[dict[
     if not artifact.is_dir():
         raise ConfigurationError(f"`--artifact` must be a folder that production can serve, got {artifact}.")
     found = platform_class(online.platform if name == "own" else name, "--platform")
-    results = platform_conformance(found, surface, _scores_nothing, str(artifact.absolute()))
+    store = Store.open(Path(settings.home), settings.store)
+    try:
+        served, ledger = str(artifact.absolute()), StoredLedger(store, surface)
+        results = platform_conformance(found, surface, _scores_nothing, served, ledger)
+    finally:
+        store.close()
     return [{"name": check.name, "passed": check.passed, "message": check.message} for check in results]
 
 

@@ -212,8 +212,9 @@ class Experiment(BaseModel):
     times: dict[str, str] = Field(default_factory=dict)
     """Phase -> when it began, ISO 8601 in the surface's time."""
     validation: dict[str, Any] | None = None
-    """What VALIDATED found: `comparison` on the newest data, `findings`, `power`, and `flags` that a
-    person must override."""
+    """What VALIDATED found: `comparison` on the newest data, `findings`, `off_policy` (tools.OffPolicy:
+    what a replay of random exposures says, never an A/B result), `power`, and `flags` that a person must
+    override."""
     approvals: list[dict[str, str]] = Field(default_factory=list)
     """What a person let pass: {"what", "by", "reason", "at"}."""
     artifacts: dict[str, str] = Field(default_factory=dict)

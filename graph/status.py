@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas
 from evorank.graph.journal import Journal
+from evorank.graph.ledger import StoredLedger
 from evorank.graph.schedule import Entry, Schedule
 from evorank.graph.state import Experiment
 from evorank.graph.store import Store
@@ -150,15 +151,16 @@ def audit_launches(surface: Surface, experiments: list[Experiment], platform: Pl
 def _reading(context: Context) -> Iterator[tuple[Surface, Schedule, Journal, Platform]]:
     home = context.home_path()
     surface = open_surface(home, context.surface)
-    platform = checked(lambda: open_platform(surface, _nothing_is_served))
+    store = Store.open(home, context.store)
     try:
-        store = Store.open(home, context.store)
+        ledger = StoredLedger(store, surface)
+        platform = checked(lambda: open_platform(surface, _nothing_is_served, ledger))
         try:
             yield surface, Schedule(store, surface.name), Journal(store), platform
         finally:
-            store.close()
+            platform.close()
     finally:
-        platform.close()
+        store.close()
 
 
 def _nothing_is_served(artifact: Path) -> Any:

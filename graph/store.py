@@ -1,4 +1,4 @@
-"""One database for what must outlive a process: checkpoints, the journal, the schedule of live tests.
+"""One database for what must outlive a process: checkpoints, the journal, live tests and their exposures.
 
 A SQLite file in the home unless a PostgreSQL server is named. Both behave as one: a write transaction has
 the whole database to itself, so what is read inside it is still true when it commits.
@@ -103,9 +103,29 @@ TABLES = (
         at TEXT NOT NULL,
         PRIMARY KEY (surface, number)
     )""",
+    "CREATE TABLE IF NOT EXISTS evorank_traffic (surface TEXT PRIMARY KEY, data TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS evorank_exposures (
+        surface TEXT NOT NULL,
+        batch INTEGER NOT NULL,
+        user_id TEXT NOT NULL,
+        timestamp TEXT NOT NULL,
+        experiment_id TEXT NOT NULL,
+        variation_id TEXT NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS evorank_exposed ON evorank_exposures (surface, batch)",
+    """CREATE TABLE IF NOT EXISTS evorank_batches (
+        surface TEXT NOT NULL,
+        batch INTEGER NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        exposures INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        at TEXT NOT NULL,
+        PRIMARY KEY (surface, batch),
+        UNIQUE (surface, idempotency_key)
+    )""",
 )
-"""What `schedule.py`, `versions.py`, `ideas.py` and `rankings.py` keep, in words that SQLite and PostgreSQL
-share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py` and `ledger.py` keep, in words that SQLite and
+PostgreSQL share. Times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from typing import Any, Literal, NamedTuple
 
 from evorank.prompts.quoted import clipped, number, short, text
 
-__all__ = ["JOURNAL_LINES", "Record", "Verdict", "compared", "journal_lines", "live_gain", "verdict"]
+__all__ = [
+    "JOURNAL_LINES",
+    "Record",
+    "Verdict",
+    "compared",
+    "journal_lines",
+    "live_gain",
+    "replayed",
+    "verdict",
+]
 
 JOURNAL_LINES = 120
 """Attempts shown: a journal of thousands must still fit, with room for the schema."""
@@ -186,7 +195,7 @@ def _line(entry: _Entry, production: str) -> dict[str, Any]:
     if attempt.get("imported"):
         line["imported"] = {"by": text(attempt["imported"]["by"], 80), "when": attempt["imported"]["when"]}
     if test is not None:
-        line["online"] = _online(test)
+        line |= {"online": _online(test)} | replayed(test)
     if attempt.get("production") and attempt["production"] != production:
         line["against"] = short(attempt["production"])
     line |= compared(attempt.get("comparison"))
@@ -220,6 +229,22 @@ def _online(test: Record) -> dict[str, Any]:
     if test.get("result") is not None:  # until then it says what is waited for
         line["reason"] = text(test.get("reason"), TEXT_LIMIT)
     return line
+
+
+def replayed(test: Record) -> dict[str, Any]:
+    """`off_policy`: what a replay of random exposures estimated before the test; {} where it could not."""
+    found = (test.get("validation") or {}).get("off_policy") or {}
+    estimates = {
+        each["method"]: {
+            "difference": number(each["difference"], 3),
+            "interval": [number(each["low"], 3), number(each["high"], 3)],
+            "production": number(each["production"], 3),
+        }
+        for each in found.get("estimates", ())
+    }
+    if not estimates:
+        return {}
+    return {"off_policy": {"reward": text(found["reward"], TEXT_LIMIT), "better_is": "higher"} | estimates}
 
 
 def _effect(effect: Record, metric: Record) -> dict[str, Any]:

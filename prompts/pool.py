@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from evorank.prompts.journal import TEXT_LIMIT, VALUE_LIMIT, Record, compared, verdict
+from evorank.prompts.journal import TEXT_LIMIT, VALUE_LIMIT, Record, compared, replayed, verdict
 from evorank.prompts.quoted import clipped, text
 
 __all__ = ["pool_lines"]
@@ -34,7 +34,7 @@ def pool_lines(pool: Sequence[Record], past: Sequence[Record], horizon_days: int
         }
         if any(_repeats(each, test) for test in won):
             line["won_live"] = True
-        line |= compared(each.get("proxy"))
+        line |= compared(each.get("proxy")) | replayed(each)
         line["hypothesis"] = text(each.get("hypothesis"), TEXT_LIMIT)
         lines.append(line)
     return lines

@@ -116,6 +116,7 @@ def _rendered(system: str, call: str, told: Briefing | Pool, facts: dict[str, An
     lines, omitted = journal_lines(told.journal, told.production_fingerprint, told.experiments)
     facts |= {"b": told, "persona": told.persona, "call": call, "journal": lines, "omitted": omitted}
     facts["tested"] = any("online" in line for line in lines)
+    facts["replayed"] = any("off_policy" in line for line in [*lines, *facts.get("pool", ())])
     facts["told"] = any("imported" in line for line in lines)
     first = _environment().get_template(f"{system}.j2").render(facts)
     second = _environment().get_template(f"{call}.j2").render(facts)

@@ -1,15 +1,17 @@
-"""Who is served what, as one file: production, and the live tests with their slots and coverage.
+"""Who is served what: production, and the live tests with their slots and coverage.
 
-A platform without a control plane of its own (`warehouse.py`) changes the file, whole or not at all; a
-service follows it with `LiveAllocations`, the mapping that the OpenFeature provider asks. The file also
-remembers every idempotency key, so an effect and its key cannot part. A lock keeps writers of one machine
-apart, and the file must lie on a disk where `flock` works.
+A platform without a control plane of its own (`warehouse.py`) changes it, whole or not at all; a service
+follows it with `LiveAllocations`, the mapping that the OpenFeature provider asks. Every idempotency key is
+part of it, so an effect and its key cannot part. It is kept in one file, whose lock keeps writers of one
+machine apart (the disk must be one where `flock` works), or where several machines share it
+(`graph/ledger.py`).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,17 @@ from evorank.model.errors import PlatformError
 from evorank.surfaces.assignment import Allocation, hash_v2
 from evorank.surfaces.platform import LiveTest, TestStatus
 
-__all__ = ["AllocationFile", "LiveAllocations", "Served", "Traffic", "check_key", "check_ramp", "check_slot"]
+__all__ = [
+    "AllocationFile",
+    "Allocations",
+    "LiveAllocations",
+    "Served",
+    "Traffic",
+    "check_key",
+    "check_ramp",
+    "check_slot",
+    "kept",
+]
 
 
 class Served(BaseModel):
@@ -156,28 +168,58 @@ def check_slot(test: LiveTest, holdback: float, running: Iterable[LiveTest]) -> 
             )
 
 
-class AllocationFile:
-    """`allocations.json`, for those who change it. PlatformError from all methods."""
+def kept(artifact: str, home: Path) -> str:
+    """How a folder is written down: relative to HOME where it is under it, so that a home can be moved, and
+    lie elsewhere on another machine."""
+    path = Path(artifact).absolute()
+    return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
-    def __init__(self, path: Path, layer: str, holdback: float, patience_s: float = 10.0) -> None:
-        self._path = path
+
+class Allocations(ABC):
+    """Where `Traffic` is kept, for those who change it. PlatformError from all methods.
+
+    `where`: its name in messages; `layer` and `holdback`: the surface's, which never change.
+    """
+
+    def __init__(self, where: str, layer: str, holdback: float) -> None:
+        self._where = where
         self._empty = Traffic(layer=layer, holdback=holdback)
-        self._patience_s = patience_s
 
+    @abstractmethod
     def read(self) -> Traffic:
-        """What is served now; nothing yet where there is no file."""
-        traffic = _read(self._path) or self._empty
+        """What is served now; nothing yet where nothing was written."""
+
+    @abstractmethod
+    def change(self, transition: Callable[[Traffic], Traffic]) -> None:
+        """Replace it by `transition` of it, alone; left as it is where that raises or changes nothing."""
+
+    def _ours(self, content: bytes | str | None) -> Traffic:
+        """What was written, of this surface as it is."""
+        if content is None:
+            return self._empty
+        traffic = _parsed(content, self._where)
         for field in ("layer", "holdback"):
             if (was := getattr(traffic, field)) != (now := getattr(self._empty, field)):
                 raise PlatformError(
-                    f"`{field}` must stay {was!r}, as in {self._path}, got {now!r}: users who saw launches "
+                    f"`{field}` must stay {was!r}, as in {self._where}, got {now!r}: users who saw launches "
                     "would be held back from now on, or the other way round. Set it back in surface.toml, or "
-                    "remove the file to begin anew."
+                    "remove what was written to begin anew."
                 )
         return traffic
 
+
+class AllocationFile(Allocations):
+    """`allocations.json`: one machine's."""
+
+    def __init__(self, path: Path, layer: str, holdback: float, patience_s: float = 10.0) -> None:
+        super().__init__(str(path), layer, holdback)
+        self._path = path
+        self._patience_s = patience_s
+
+    def read(self) -> Traffic:
+        return self._ours(_content(self._path))
+
     def change(self, transition: Callable[[Traffic], Traffic]) -> None:
-        """Replace the content by `transition` of it; left alone where that raises or changes nothing."""
         with self._alone():
             before = self.read()
             after = transition(before)
@@ -227,16 +269,21 @@ def _unwritable(path: Path, error: OSError) -> PlatformError:
     )
 
 
-def _read(path: Path) -> Traffic | None:
+def _content(path: Path) -> bytes | None:
     try:
-        return Traffic.model_validate_json(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise PlatformError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _parsed(content: bytes | str, where: str) -> Traffic:
+    try:
+        return Traffic.model_validate_json(content)
     except ValidationError as error:
         raise PlatformError(
-            f"{path} is not what was written there: {error.errors()[0]['msg']}. Restore it from a backup; "
+            f"{where} is not what was written there: {error.errors()[0]['msg']}. Restore it from a backup; "
             "a service sends everybody to its default until then."
         ) from error
 
@@ -244,14 +291,19 @@ def _read(path: Path) -> Traffic | None:
 class LiveAllocations(Mapping[str, Allocation]):
     """The running tests by id, for a service: `ExperimentProvider(LiveAllocations(path))`.
 
-    The file is looked at on every access (one `stat`) and read when it was replaced, so a ramp or a stop
-    needs no restart. PlatformError where it cannot be read; OpenFeature then answers with the default.
+    `source`: the file, which is looked at on every access (one `stat`) and read when it was replaced, so a
+    ramp or a stop needs no restart; or whatever tells the traffic as it is now. `home`: where the models lie,
+    by default the home that the file is in. PlatformError where it cannot be read; OpenFeature then answers
+    with the default.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = Path(path)
-        self._seen: tuple[int, int, int] | None = None
-        self._traffic: Traffic | None = None
+    def __init__(self, source: Path | Callable[[], Traffic], home: Path | None = None) -> None:
+        if isinstance(source, Path):
+            self._now: Callable[[], Traffic] = _Followed(source)
+            home = home or source.absolute().parent.parent.parent
+        else:
+            self._now = source
+        self._home = home or Path.cwd()
 
     def __getitem__(self, experiment_id: str) -> Allocation:
         served = self._now().experiments[experiment_id]
@@ -268,7 +320,7 @@ class LiveAllocations(Mapping[str, Allocation]):
     def artifacts(self, experiment_id: str) -> dict[str, str]:
         """variation_id -> artifact directory of a test."""
         test = self._now().experiments[experiment_id].test
-        return {"0": test.control, "1": test.candidate}
+        return {"0": self._folder(test.control), "1": self._folder(test.candidate)}
 
     def held_back(self, user_id: str) -> bool:
         """Is this user in the holdback? They are logged as variation "0" of HOLDBACK, others as "1"."""
@@ -278,17 +330,30 @@ class LiveAllocations(Mapping[str, Allocation]):
     def production(self, user_id: str) -> str | None:
         """Artifact directory for a user who is in no test; None: what served before any launch."""
         traffic = self._now()
-        return traffic.first if self.held_back(user_id) else traffic.artifact
+        artifact = traffic.first if self.held_back(user_id) else traffic.artifact
+        return None if artifact is None else self._folder(artifact)
 
-    def _now(self) -> Traffic:
+    def _folder(self, artifact: str) -> str:
+        return str(self._home / artifact)
+
+
+class _Followed:
+    """The traffic of a file, read again when it was replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._traffic = Traffic(layer="", holdback=0.0)
+
+    def __call__(self) -> Traffic:
         try:
             found = self._path.stat()
-            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
         except FileNotFoundError:
             return Traffic(layer="", holdback=0.0)
-        if self._traffic is None or seen != self._seen:
-            traffic = _read(self._path)
-            if traffic is None:
+        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if seen != self._seen:
+            content = _content(self._path)
+            if content is None:
                 return Traffic(layer="", holdback=0.0)
-            self._traffic, self._seen = traffic, seen
+            self._traffic, self._seen = _parsed(content, str(self._path)), seen
         return self._traffic

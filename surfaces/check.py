@@ -13,13 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from evorank.model.data import PERIODS, Dataset
-from evorank.model.errors import LogError
-from evorank.model.logs.sources import explained, find_files
+from evorank.model.errors import LogError, ToolError
+from evorank.model.logs.sources import explained, find_files, identifier, unknown_column
 from evorank.model.system import Float32
 from evorank.surfaces.describe import describe, sample_step, sampled
 from evorank.surfaces.surface import NorthStar, Surface
 
 __all__ = ["Report", "Warned", "check", "describe"]
+
+
+MINIMUM_EXPLORED = 100
+"""Users below which `tools/offpolicy.py` gives no estimate."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def check(surface: Surface) -> Report:
         *_periods(facts),
         *_features(facts),
         *_north_star(surface, dataset),
+        *_exploration(surface, dataset),
     ]
     if not any(each.code == "label" for each in found):
         found += _leakage(surface, dataset)
@@ -239,6 +244,35 @@ def _north_star_sql(star: NorthStar, dataset: Dataset) -> Iterator[Warned]:
     if row is None or len(row) != 3:
         seen = "no row" if row is None else f"{len(row)} columns"
         yield Warned("error", "north-star-sql", f"north_star.sql returns {seen}.", advice)
+
+
+def _exploration(surface: Surface, dataset: Dataset) -> Iterator[Warned]:
+    """Whether candidates can be replayed on what is said to be shown at random."""
+    shown = surface.spec.exploration
+    if shown is None:
+        return
+    columns = list(dataset.schema.columns)
+    try:
+        if shown.position is not None and shown.position not in columns:
+            raise LogError(unknown_column("exploration.position", shown.position, columns))
+        with dataset.connect("test") as connection, explained("exploration.where", columns):
+            row = connection.execute(
+                f"SELECT count(*), count(DISTINCT {identifier(surface.spec.log.user)}) FROM log "
+                f"WHERE row >= {dataset.bounds['train'].stop} AND ({shown.where}\n)"
+            ).fetchone()
+        dataset.labels(shown.objective)
+    except (LogError, ToolError) as error:
+        advice = "Mend [exploration] in surface.toml; as it is no candidate is replayed before a live test."
+        yield Warned("error", "exploration", str(error), advice)
+        return
+    assert row is not None
+    if row[1] < MINIMUM_EXPLORED:
+        yield Warned(
+            "note",
+            "little-exploration",
+            f"After the training period {row[0]:,} impressions were shown at random, to {row[1]} users.",
+            f"Below {MINIMUM_EXPLORED} users no candidate is replayed before a live test.",
+        )
 
 
 def _leakage(surface: Surface, dataset: Dataset) -> Iterator[Warned]:

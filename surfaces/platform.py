@@ -26,6 +26,8 @@ from evorank.surfaces.surface import Surface
 if TYPE_CHECKING:
     import duckdb
 
+    from evorank.surfaces.allocations import Allocations
+
 __all__ = [
     "HOLDBACK",
     "Arm",
@@ -33,13 +35,16 @@ __all__ = [
     "ExperimentPlatform",
     "Exposure",
     "ExposureLog",
+    "Ledger",
     "LiveTest",
     "Load",
     "MetricSource",
     "Platform",
     "Ranker",
+    "Shares",
     "TestStatus",
     "Timelapse",
+    "built",
     "open_platform",
     "platform_class",
 ]
@@ -164,7 +169,25 @@ class ExposureLog(Protocol):
     """Somewhere to write exposures, for platforms whose services log them through us."""
 
     def append(self, exposures: Sequence[Exposure], key: str) -> None:
-        """Add rows; the same key adds them once."""
+        """Add rows; the same key adds them once, and other rows under it are refused. PlatformError."""
+        ...
+
+
+class Ledger(Protocol):
+    """What all machines of a surface share, kept where the loop keeps its journal."""
+
+    @property
+    def allocations(self) -> Allocations:
+        """Who is served what."""
+        ...
+
+    @property
+    def exposures(self) -> ExposureLog:
+        """Who was shown what, as services write it down."""
+        ...
+
+    def view(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make what services wrote down the view `exposures` of a connection. PlatformError."""
         ...
 
 
@@ -202,6 +225,15 @@ class Timelapse(Protocol):
         ...
 
 
+@runtime_checkable
+class Shares(Protocol):
+    """A platform that may keep what it does in the ledger, for several machines."""
+
+    def share(self, ledger: Ledger) -> None:
+        """Called once, before anything else."""
+        ...
+
+
 class Ranker(Protocol):
     """A trained artifact that scores."""
 
@@ -224,11 +256,12 @@ _BUILT_IN: Mapping[str, str] = {
 }
 
 
-def open_platform(surface: Surface, load: Load) -> Platform:
+def open_platform(surface: Surface, load: Load, ledger: Ledger | None = None) -> Platform:
     """Who serves `surface`: built as `Class(surface, load)`; its options are `surface.spec.online.options`.
 
-    `load` is for platforms that serve by themselves (the simulation). ConfigurationError: the surface has no
-    `[online]` section, the class cannot be imported, its options are wrong.
+    `load` is for platforms that serve by themselves (the simulation), `ledger` for those that share.
+    ConfigurationError: the surface has no `[online]` section, the class cannot be imported, its options are
+    wrong.
     """
     online = surface.spec.online
     if online is None:
@@ -236,7 +269,14 @@ def open_platform(surface: Surface, load: Load) -> Platform:
             f"Surface {surface.name!r} has no live traffic: surface.toml lacks [online]. Add it (platform, "
             "metrics), or use the offline loop alone."
         )
-    platform: Platform = platform_class(online.platform)(surface, load)
+    return built(platform_class(online.platform), surface, load, ledger)
+
+
+def built(cls: type[Any], surface: Surface, load: Load, ledger: Ledger | None) -> Platform:
+    """A platform of this class, given the ledger if it takes one."""
+    platform: Platform = cls(surface, load)
+    if ledger is not None and isinstance(platform, Shares):
+        platform.share(ledger)
     return platform
 
 

@@ -20,7 +20,7 @@ from evorank.model.conformance import CheckResult, run_promises
 from evorank.model.conformance.promises import Broken, Promise, told
 from evorank.model.errors import ConfigurationError, PlatformError
 from evorank.surfaces.online import Metric, Online
-from evorank.surfaces.platform import Estimate, LiveTest, Load, Platform, TestStatus
+from evorank.surfaces.platform import Estimate, Ledger, LiveTest, Load, Platform, TestStatus, built
 from evorank.surfaces.surface import Surface
 
 __all__ = ["PROMISES", "Subject", "platform_conformance"]
@@ -37,6 +37,7 @@ class Subject:
     surface: Surface
     load: Load
     artifact: str
+    ledger: Ledger | None = None
 
     @property
     def online(self) -> Online:
@@ -49,7 +50,7 @@ class Subject:
     @contextmanager
     def opened(self) -> Iterator[Platform]:
         """A new instance, as another process would make."""
-        platform: Platform = self.cls(self.surface, self.load)
+        platform = built(self.cls, self.surface, self.load, self.ledger)
         try:
             yield platform
         finally:
@@ -274,12 +275,15 @@ PROMISES: dict[Promise[Subject], tuple[Promise[Subject], ...]] = {
 """Promise -> the promises without which it says nothing."""
 
 
-def platform_conformance(cls: type[Any], surface: Surface, load: Load, artifact: str) -> list[CheckResult]:
+def platform_conformance(
+    cls: type[Any], surface: Surface, load: Load, artifact: str, ledger: Ledger | None = None
+) -> list[CheckResult]:
     """Every promise of `PROMISES`, in order, kept by `cls(surface, load)` or not. Never raises.
 
     `artifact`: the directory that both arms of the A/A tests are served; best what production serves.
+    `ledger`: for platforms that share.
     """
-    return run_promises(PROMISES, Subject(cls, surface, load, artifact))
+    return run_promises(PROMISES, Subject(cls, surface, load, artifact, ledger))
 
 
 def _expect(platform: Platform, experiment_id: str, state: str, coverage: float, moment: str) -> None:

@@ -23,6 +23,8 @@ _COMMENTS = {
     "north_star": "What the surface exists for: (user, day, value over the following `horizon_days`).",
     "guardrails": "Bounds on every candidate: parameters, latency_ms (500 candidates), train_cpu_seconds,\n"
     "# train_cost (training CPU over production's).",
+    "exploration": "Impressions shown at random: they can be replayed for another ranking, so that a clear\n"
+    "# loser takes no live traffic. `reward`: what one is worth to the surface, more is better.",
     "online": "Live tests: who serves, how traffic is divided. Each [[online.metrics]] is SQL over the\n"
     "# platform's tables: success = true: a reason to launch; a margin (harm that is accepted): a guardrail.",
     "production": "Φ, the configuration that serves today; every delta is against it. A launch rewrites it.",
@@ -51,6 +53,7 @@ def to_toml(spec: SurfaceSpec) -> str:
         *(_section("log.sides", _lines(side), array=True) for side in sides),
         *(_section(key, _lines(data[key])) for key in ("north_star",) if key in data),
         *(_section("guardrails", _lines(each), array=True) for each in data.get("guardrails", [])),
+        *(_section(key, _lines(data[key])) for key in ("exploration",) if key in data),
         *([_section("online", _lines(online))] if metrics else []),
         *(_section("online.metrics", _lines(each), array=True) for each in metrics),
         f"# {_COMMENTS['production']}\n{production}",

@@ -29,6 +29,7 @@ from evorank.model.logs.encode import Progress, encode
 from evorank.model.logs.spec import LogSpec
 from evorank.model.schema import resolve
 from evorank.model.system import Phi, RankingSystem
+from evorank.surfaces.exploration import Exploration
 from evorank.surfaces.online import Online
 from evorank.surfaces.readable import to_toml
 
@@ -100,6 +101,9 @@ class SurfaceSpec(_Spec):
     log: LogSpec
     north_star: NorthStar | None = None
     guardrails: list[Guardrail] = Field(default_factory=list)
+    exploration: Exploration | None = Field(
+        default=None, description="What the log shows at random. None: nothing, or it is not known"
+    )
     online: Online | None = Field(
         default=None, description="Live traffic: platform, metrics, tests. None: the online loop is off"
     )
@@ -117,6 +121,11 @@ class Surface:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def home(self) -> Path:
+        """The home that it is under."""
+        return self.directory.parent.parent
 
     @property
     def layer(self) -> str:

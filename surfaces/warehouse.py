@@ -3,6 +3,7 @@
 Exposures and metrics are read where they lie (Parquet, CSV, JSON, a DuckDB file, or whatever a DuckDB
 extension attaches); traffic is moved through `allocations.json` in the surface's folder, which the service
 follows. The service logs exposures: `tools/abtest/provider.py` has a hook for it. No network of its own.
+Where several machines tick or serve (`shared = true`), both are in the store of the loop instead.
 
     [online]
     platform = "warehouse"
@@ -17,14 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evorank.model.errors import ConfigurationError, LogError, PlatformError
 from evorank.model.logs.spec import Source
-from evorank.surfaces.allocations import AllocationFile
-from evorank.surfaces.platform import Estimate, LiveTest, Load, TestStatus
+from evorank.surfaces.allocations import AllocationFile, Allocations, kept
+from evorank.surfaces.platform import Estimate, Ledger, LiveTest, Load, TestStatus
 from evorank.surfaces.surface import Surface
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ FILE = "allocations.json"
 
 
 class Tables(BaseModel):
-    """Where exposures and metrics are read: `[online.options]` of a warehouse. The owner's SQL is trusted."""
+    """Where exposures and metrics are read. The owner's SQL is trusted."""
 
     model_config = ConfigDict(extra="forbid")
     exposures: str = Field(
@@ -86,6 +87,22 @@ class Tables(BaseModel):
             connection.close()
 
 
+class Options(Tables):
+    """`[online.options]` of a warehouse."""
+
+    shared: bool = Field(
+        default=False,
+        description="Several machines: who is served what, and the exposures that services write through "
+        "graph/ledger.py, are where the loop keeps its journal (--store), not in a file and a table of yours",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.shared and (self.exposures != "exposures" or "exposures" in self.tables):
+            raise ValueError("`shared` brings the table `exposures`: leave out your own")
+        return self
+
+
 _Options = TypeVar("_Options", bound=BaseModel)
 
 
@@ -108,42 +125,67 @@ def read_options(surface: Surface, model: type[_Options]) -> _Options:
 
 
 class WarehousePlatform:
-    """Reads tables with DuckDB; moves traffic through a file. Time is the clock."""
+    """Reads tables with DuckDB; moves traffic through a file, or the ledger. Time is the clock."""
 
     def __init__(self, surface: Surface, load: Load) -> None:
-        self._tables = read_options(surface, Tables)
-        self._directory = surface.directory
+        self._options = read_options(surface, Options)
+        self._directory, self._home = surface.directory, surface.home
         holdback = surface.spec.online.holdback if surface.spec.online else 0.0
         self._file = AllocationFile(surface.directory / FILE, surface.layer, holdback)
+        self._ledger: Ledger | None = None
+
+    def share(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    @property
+    def _allocations(self) -> Allocations:
+        return self._shared.allocations if self._options.shared else self._file
+
+    @property
+    def _shared(self) -> Ledger:
+        if self._ledger is None:
+            raise PlatformError(
+                "`online.options.shared` must be false where no ledger is given, got true: traffic is then "
+                "in the loop's store. Open the platform as open_platform(surface, load, ledger)."
+            )
+        return self._ledger
+
+    def _kept(self, test: LiveTest) -> LiveTest:
+        arms = {"control": kept(test.control, self._home), "candidate": kept(test.candidate, self._home)}
+        return test.model_copy(update=arms)
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def start(self, test: LiveTest, key: str) -> None:
-        self._file.change(lambda traffic: traffic.start(test, key))
+        moved = self._kept(test)
+        self._allocations.change(lambda traffic: traffic.start(moved, key))
 
     def ramp(self, experiment_id: str, coverage: float, key: str) -> None:
-        self._file.change(lambda traffic: traffic.ramp(experiment_id, coverage, key))
+        self._allocations.change(lambda traffic: traffic.ramp(experiment_id, coverage, key))
 
     def stop(self, experiment_id: str, key: str) -> None:
-        self._file.change(lambda traffic: traffic.stop(experiment_id, key))
+        self._allocations.change(lambda traffic: traffic.stop(experiment_id, key))
 
     def launch(self, artifact: str, version: int, key: str) -> None:
-        self._file.change(lambda traffic: traffic.launch(artifact, version, key))
+        folder = kept(artifact, self._home)
+        self._allocations.change(lambda traffic: traffic.launch(folder, version, key))
 
     def status(self, experiment_id: str) -> TestStatus:
-        return self._file.read().status(experiment_id)
+        return self._allocations.read().status(experiment_id)
 
     def running(self) -> list[TestStatus]:
-        return [served.status for served in self._file.read().running()]
+        return [served.status for served in self._allocations.read().running()]
 
     @property
     def exposures(self) -> str:
-        return self._tables.exposures
+        return self._options.exposures
 
     @contextmanager
     def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._tables.connect(self._directory) as connection:
+        with self._options.connect(self._directory) as connection:
+            if self._options.shared:
+                self._shared.view(connection)
             yield connection
 
     def estimates(self, experiment_id: str) -> list[Estimate] | None:

@@ -54,32 +54,36 @@ class RandomTraffic:
     """Features that are the position: rankers see every candidate at the first."""
 
     @classmethod
-    def read(cls, dataset: Dataset, period: Period, random: str, position: str | None) -> RandomTraffic:
-        """The rows of `period` for which the trusted SQL `random` holds. `position`: a column of the log, or
-        None where every impression is a first one. LogError: `random` fails, or no such column."""
-        upto, bounds = slice(0, dataset.bounds[period].stop), dataset.bounds[period]
+    def read(cls, dataset: Dataset, upto: Period, random: str, position: str | None) -> RandomTraffic:
+        """The rows after training, to the end of `upto`, for which the trusted SQL `random` holds.
+        `position`: a column of the log, or None where every impression is a first one. LogError: `random`
+        fails, or no such column."""
+        whole, held_out = slice(0, dataset.bounds[upto].stop), dataset.bounds["train"].stop
         if position is not None and position not in dataset.schema.columns:
             raise LogError(
-                unknown_column("position", position, list(dataset.schema.columns))
+                unknown_column("exploration.position", position, list(dataset.schema.columns))
                 + " Keep it in the log (`keep`), or say that there is none."
             )
         place = "0" if position is None else f"CAST({q(position)} AS BIGINT)"
-        with dataset.connect(period) as connection, explained("random", list(dataset.schema.columns)):
+        with (
+            dataset.connect(upto) as connection,
+            explained("exploration.where", list(dataset.schema.columns)),
+        ):
             found = connection.execute(
                 f"SELECT row, epoch_us(time), dense_rank() OVER (ORDER BY {q(dataset.spec.item)}, day) "
                 f"AS item, {place} AS place FROM log "
-                f"WHERE row >= {bounds.start} AND row < {bounds.stop} AND ({random}\n) ORDER BY row"
+                f"WHERE row >= {held_out} AND ({random}\n) ORDER BY row"
             ).fetchnumpy()
         rows, moment, item, places = (np.ma.getdata(values).astype(np.int64) for values in found.values())
-        users = np.asarray(dataset.users(upto)[rows], np.int64)
+        users = np.asarray(dataset.users(whole)[rows], np.int64)
         reads = {f.name: getattr(f, "column", None) or f.name for f in dataset.spec.features}
         return cls(
             rows=rows,
-            encoded=dataset.rows(upto)[rows],
+            encoded=dataset.rows(whole)[rows],
             users=users,
             session=_numbers(np.stack([users, moment], axis=1)),
             item=item,
-            days=np.asarray(dataset.days(upto)[rows], np.int64),
+            days=np.asarray(dataset.days(whole)[rows], np.int64),
             place=places - (places.min() if len(places) else 0),
             positional=frozenset(name for name, column in reads.items() if column == position),
         )

@@ -52,13 +52,14 @@ def replay(
     *,
     candidates: int,
     top: int = 10,
-    period: Period = "validation",
+    upto: Period = "validation",
     random: str = "is_rand = 1",
     position: str | None = "position",
     sessions: int = 4_000,
     seed: int = 0,
 ) -> OffPolicy:
-    """Mean `reward` of an impression under both rankings, on what `period` shows at random.
+    """Mean `reward` of an impression under both rankings, on what the log shows at random after training, to
+    the end of `upto`.
 
     `candidates`: how many the rankers choose from. `random`: SQL over the log, trusted, that holds for
     impressions shown at random, each candidate with the same chance. `position`: the column with the place in
@@ -71,7 +72,7 @@ def replay(
     """
     if candidates < 2 or top < 1:
         raise ValueError(f"`candidates` must be at least 2 and `top` 1, got {candidates} and {top}")
-    traffic = RandomTraffic.read(dataset, period, random, position)
+    traffic = RandomTraffic.read(dataset, upto, random, position)
     why = too_few(traffic.people) or traffic.obstacle
     if why is not None:
         return OffPolicy.unknown(reward.label, len(traffic.rows), traffic.people, why)
@@ -83,7 +84,7 @@ def replay(
         traffic, counted, (production, candidate), candidates, places, draws, generator
     )
     place, users = traffic.place[counted], traffic.users[counted]
-    rewards = np.asarray(dataset.labels(reward, period)[traffic.rows[counted]], np.float64)
+    rewards = np.asarray(dataset.labels(reward, upto)[traffic.rows[counted]], np.float64)
     at_shown, at_ranked = _modelled(rewards, users, place, terms, ranked)
     table = candidates * _chances(draws, candidates - 1, places)
     own, other = (Target(table[place, below[i]], at_shown, at_ranked[i]) for i in range(2))

@@ -12,6 +12,7 @@ from evorank.model.data import Dataset
 from evorank.model.errors import ConfigurationError, LogError
 from evorank.model.logs.encode import Progress
 from evorank.model.logs.spec import LogSpec
+from evorank.surfaces.exploration import Exploration
 from evorank.surfaces.surface import (
     Guardrail,
     NorthStar,
@@ -53,6 +54,7 @@ def finish(
     label: str,
     factors: Mapping[str, str],
     active_user: str | None = None,
+    exploration: Exploration | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Surface:
@@ -77,6 +79,7 @@ def finish(
             Guardrail(metric="latency_ms", maximum=100),
             Guardrail(metric="train_cost", maximum=3),
         ],
+        exploration=exploration,
         production=default_phi(label=label, factors=dict(factors)),
     )
     dataset = Surface(spec, directory).dataset(progress)

@@ -13,6 +13,7 @@ from evorank.model.errors import LogError
 from evorank.model.logs import sources
 from evorank.model.logs.encode import Progress
 from evorank.model.logs.spec import Categorical, FeatureSpec, History, LogSpec, Numeric, SideTable, Tokens
+from evorank.surfaces.exploration import Exploration
 from evorank.surfaces.importers.common import find, finish, folder
 from evorank.surfaces.surface import Surface
 
@@ -94,9 +95,18 @@ def import_kuairand(
         label="clicked",
         factors={"clicked": "CAST(is_click AS DOUBLE)"},
         active_user="user_id",
+        exploration=_exploration(logs, present),
         replace=replace,
         progress=progress,
     )
+
+
+def _exploration(logs: list[Path], present: list[str]) -> Exploration | None:
+    """Random videos took the place of single recommended ones; their session is not known, nor what else was
+    retrieved for it. So each is a first position, and a ranker's choice of 20 is an assumption: edit it."""
+    if "is_rand" not in present or "long_view" not in present or not any("random" in f.name for f in logs):
+        return None
+    return Exploration(where="is_rand = 1", candidates=20, top=1, reward="CAST(long_view AS DOUBLE)")
 
 
 def _log_features(present: list[str]) -> list[FeatureSpec]:

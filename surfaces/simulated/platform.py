@@ -16,7 +16,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
-from evorank.surfaces.allocations import AllocationFile, Traffic
+from evorank.surfaces.allocations import AllocationFile, Traffic, kept
 from evorank.surfaces.assignment import OUTSIDE, HashAssigner, hash_v2
 from evorank.surfaces.online import Online
 from evorank.surfaces.platform import HOLDBACK, Arm, Estimate, LiveTest, Load, TestStatus
@@ -65,7 +64,7 @@ class SimulatedPlatform:
         self._online: Online = surface.spec.online
         self._options = read_options(surface, Options)
         self._surface, self._directory = surface, surface.directory
-        self._home = surface.directory.parent.parent
+        self._home = surface.home
         self._path = surface.directory / "world.npz"
         if not self._path.exists():
             raise ConfigurationError(
@@ -84,9 +83,9 @@ class SimulatedPlatform:
         return datetime.datetime.combine(self._today(), datetime.time(), datetime.UTC)
 
     def start(self, test: LiveTest, key: str) -> None:
-        arms = {"control": self._kept(test.control), "candidate": self._kept(test.candidate)}
-        kept = test.model_copy(update=arms)
-        self._change(lambda traffic: traffic.start(kept, key), key, *arms.values())
+        arms = {"control": kept(test.control, self._home), "candidate": kept(test.candidate, self._home)}
+        moved = test.model_copy(update=arms)
+        self._change(lambda traffic: traffic.start(moved, key), key, *arms.values())
 
     def ramp(self, experiment_id: str, coverage: float, key: str) -> None:
         self._change(lambda traffic: traffic.ramp(experiment_id, coverage, key), key)
@@ -95,8 +94,8 @@ class SimulatedPlatform:
         self._change(lambda traffic: traffic.stop(experiment_id, key), key)
 
     def launch(self, artifact: str, version: int, key: str) -> None:
-        kept = self._kept(artifact)
-        self._change(lambda traffic: traffic.launch(kept, version, key), key, kept)
+        folder = kept(artifact, self._home)
+        self._change(lambda traffic: traffic.launch(folder, version, key), key, folder)
 
     def status(self, experiment_id: str) -> TestStatus:
         return self._file.read().status(experiment_id)
@@ -192,11 +191,6 @@ class SimulatedPlatform:
             return World.saved_date(self._path)
         except ConfigurationError as error:
             raise PlatformError(str(error)) from error
-
-    def _kept(self, artifact: str) -> str:
-        """A folder under HOME is kept relative to it, so that a home can be moved."""
-        path = Path(artifact).absolute()
-        return str(path.relative_to(self._home)) if path.is_relative_to(self._home) else str(path)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

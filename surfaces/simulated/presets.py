@@ -14,6 +14,7 @@ from evorank.model.config import default_phi
 from evorank.model.errors import ConfigurationError
 from evorank.model.logs.spec import Categorical, FeatureSpec, History, LogSpec, Numeric
 from evorank.model.system import Phi
+from evorank.surfaces.exploration import Exploration
 from evorank.surfaces.importers.common import active_days
 from evorank.surfaces.simulated.logs import GLOB
 from evorank.surfaces.simulated.parameters import (
@@ -62,6 +63,13 @@ class Preset:
                 Guardrail(metric="latency_ms", maximum=100),
                 Guardrail(metric="train_cost", maximum=3),
             ],
+            exploration=Exploration(
+                where="is_rand = 1",
+                candidates=self.parameters.feed.candidates,
+                top=self.parameters.feed.slate,
+                position="position",
+                reward=f"LEAST(play_time_ms / 1000.0, {self.enough_s}) * long_view * (1 - is_hate)",
+            ),
             production=self.production,
         )
 

@@ -6,17 +6,41 @@ launch SURFACE KEY ...            ->  version of each key
 add SURFACE PREFIX COUNT          ->  done
 half                              ->  in the middle of a write transaction
 trial EXPERIMENT [ANSWER]         ->  begins an experiment's thread, or resumes it with an answer
+expose PREFIX COUNT               ->  done: so many batches of its own, and as many that others write too
+expose-and-die KEY ROWS           ->  killed in the middle of writing these rows
+traffic PREFIX COUNT              ->  done: so many launches
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+from evorank.graph.ledger import StoredLedger
 from evorank.graph.schedule import Schedule
-from evorank.graph.store import Store
+from evorank.graph.store import Access, Store
 from evorank.model.errors import EvorankError
+from evorank.surfaces.platform import Exposure
+
+sys.path.append(str(Path(__file__).parents[1] / "surfaces"))
+
+from served import served
+
+NINE = datetime(2026, 3, 2, 9, tzinfo=UTC)
+SHARED = {"shared": True, "tables": {"days": {"path": "days.csv"}}}
+
+
+def shown(*users: object, arm: str = "1") -> list[Exposure]:
+    """Exposures to one experiment, all at nine o'clock."""
+    return [Exposure(str(user), NINE, "e", arm) for user in users]
+
+
+def ledger_of(store: Store, home: Path) -> StoredLedger:
+    return StoredLedger(store, served(home, options=SHARED, slots=2))
 
 
 class Contender:
@@ -63,10 +87,34 @@ def main(home: Path, url: str | None, does: str, *words: str) -> None:
         from trial import go_on
 
         say(go_on(store, *words))
+    elif does in ("expose", "expose-and-die", "traffic"):
+        serve(ledger_of(store, home), does, *words)
     else:
         schedule = Schedule(store, words[0])
         contend(schedule, does, *words[1:])
     store.close()
+
+
+def serve(ledger: StoredLedger, does: str, name: str, count: str) -> None:
+    if does == "expose-and-die":
+        execute = Access.execute
+
+        def dying(self: Access, sql: str, *values: object) -> object:
+            found = execute(self, sql, *values)
+            if sql.startswith("INSERT INTO evorank_exposures"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        Access.execute = dying
+        ledger.exposures.append(shown(*range(int(count))), name)
+    for number in range(int(count)):
+        if does == "expose":
+            ledger.exposures.append(shown(f"{name}{number}"), f"{name}{number}")
+            ledger.exposures.append(shown(f"shared{number}"), f"shared{number}")
+        else:
+            key = f"{name}{number}"
+            ledger.allocations.change(lambda traffic, key=key: traffic.launch(key, 1, key))
+    say("done")
 
 
 def contend(schedule: Schedule, does: str, *words: str) -> None:

@@ -1,9 +1,9 @@
-"""Ticks in processes of their own, one after the other, that kill themselves: ticker.py HOME UNTIL PLACE...
+"""Ticks in processes of their own, each of which kills itself: ticker.py HOME URL UNTIL PLACE...
 
-A PLACE is "module:Class.method before 2": the process kills itself (SIGKILL) when that method is called for
-the second time, or "after" it has returned. "" lives on to the day UNTIL. The first process proposes a
-candidate. Prints a line for each: its exit code, negative for a signal. They are forked, so that imports are
-paid once.
+URL names a server, or is "-". A PLACE is "module:Class.method before 2": the process kills itself (SIGKILL)
+when that method is called for the second time, or "after" it has returned. "" lives on to the day UNTIL. The
+first process proposes a candidate. Prints a line for each: its exit code, negative for a signal. They are
+forked, so that imports are paid once.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ def kill_at(place: str) -> None:
     setattr(cls, method, watched)
 
 
-def live(home: Path, until: datetime, place: str) -> None:
+def live(home: Path, url: str | None, until: datetime, place: str) -> None:
     if place:
         kill_at(place)
     with LocalPool(1) as pool:
         context = Context(
             surface="tiny",
             home=str(home),
+            store=url,
             personas=["optimizer"],
             parallel=1,
             seeds=2,
@@ -68,12 +69,12 @@ def live(home: Path, until: datetime, place: str) -> None:
         assert report.errors == [], report.errors
 
 
-def main(home: Path, until: datetime, places: list[str]) -> None:
+def main(home: Path, url: str | None, until: datetime, places: list[str]) -> None:
     for place in places:
         process = os.fork()
         if process == 0:
             try:
-                live(home, until, place)
+                live(home, url, until, place)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -83,4 +84,5 @@ def main(home: Path, until: datetime, places: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2]), sys.argv[3:])
+    url = None if sys.argv[2] == "-" else sys.argv[2]
+    main(Path(sys.argv[1]), url, datetime.fromisoformat(sys.argv[3]), sys.argv[4:])

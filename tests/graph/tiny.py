@@ -13,17 +13,17 @@ from evorank.surfaces.surface import Surface, save_surface
 from evorank.tools.evaluator.executor import Job
 
 
-def make_surface(home: Path) -> Surface:
-    """Surface "tiny" under `home`, about 7,000 impressions, already encoded."""
+def make_surface(home: Path, users: int = 60, **fields: Any) -> Surface:
+    """Surface "tiny" under `home`, about 120 impressions a user, already encoded. `fields`: of its spec."""
     directory = home / "surfaces" / "tiny"
     directory.mkdir(parents=True)
-    log = generate(users=60, items=120, days=24)
+    log = generate(users=users, items=120, days=24)
     with sources.connect() as connection:
         connection.register("generated", log)
         connection.execute(f"COPY generated TO '{directory / 'log.parquet'}' (FORMAT parquet)")
     spec = small_spec(len(log["click"]))
     # A horizon of one day, because the validation period of so short a log is three days.
-    spec = spec.model_copy(update={"name": "tiny", "north_star": active_days("user_id", 1)})
+    spec = spec.model_copy(update={"name": "tiny", "north_star": active_days("user_id", 1)} | fields)
     spec.production["architecture"]["layers"] = {
         "h1": "relu(dense(inputs, 8))",
         "h2": "relu(dense(h1, 8))",

@@ -230,7 +230,7 @@ class LetsTestsOverlap(Planted):
             others = {test.experiment_id: None} | self.traffic().experiments
             alone = self.traffic().model_copy(update={"experiments": {}})
             if others[test.experiment_id] is None and key not in self.traffic().keys:
-                started = alone.start(test, key)
+                started = alone.start(self._kept(test), key)
                 self.put(
                     experiments=self.traffic().experiments | started.experiments,
                     keys=self.traffic().keys | started.keys,

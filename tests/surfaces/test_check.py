@@ -10,8 +10,10 @@ import pytest
 
 from evorank.model.config import default_phi
 from evorank.model.logs.spec import Categorical, LogSpec, Numeric, Split
-from evorank.surfaces.check import check, describe
+from evorank.surfaces.check import MINIMUM_EXPLORED, check, describe
+from evorank.surfaces.exploration import Exploration
 from evorank.surfaces.surface import NorthStar, Surface, SurfaceSpec, open_surface, save_surface
+from evorank.tools.offpolicy import EFFECTIVE
 
 N = 4000
 
@@ -142,6 +144,31 @@ def test_a_label_of_one_class_is_an_error_and_comes_first(tmp_path: Path):
 def test_a_north_star_that_cannot_be_measured_is_told(sql: str, horizon: int, code: str, tmp_path: Path):
     star = NorthStar(name="x", description="x", sql=sql, horizon_days=horizon)
     assert code in codes(surface_of(tmp_path, healthy(), north_star=star))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "severity"),
+    [
+        ({}, "little-exploration", "note"),
+        ({"where": "chance = 1"}, "exploration", "error"),
+        ({"position": "place"}, "exploration", "error"),
+        ({"reward": "watch / 0"}, "exploration", "error"),
+    ],
+)
+def test_exploration_that_cannot_be_replayed_is_told(changes: dict, code: str, severity: str, tmp_path: Path):
+    shown = Exploration(where="click = 1", candidates=5, reward="watch").model_copy(update=changes)
+    surface = surface_of(tmp_path, healthy(), exploration=shown)
+    assert codes(surface)[code] == severity
+
+
+def test_exploration_of_users_enough_for_a_replay_is_nothing_to_tell(tmp_path: Path):
+    columns = healthy() | {"user": np.arange(N) % 150}
+    shown = Exploration(where="true", candidates=5, reward="watch")
+    assert (
+        not {"exploration", "little-exploration"}
+        & codes(surface_of(tmp_path, columns, exploration=shown)).keys()
+    )
+    assert MINIMUM_EXPLORED == EFFECTIVE
 
 
 def test_a_source_that_is_gone_is_told_and_the_encoded_log_still_opens(tmp_path: Path):

@@ -84,8 +84,13 @@ def test_kuairand_joins_its_logs_and_knows_random_exposure(layout, tmp_path: Pat
     assert kinds["age_days"] == "numeric"
     assert words_of(dataset, "tags") == {str(i) for i in range(9)}
     assert "show_cnt" not in kinds, "statistics over the whole period leak the future"
+    shown = surface.spec.exploration
+    with dataset.connect("test") as connection:
+        assert connection.execute(f"SELECT count(*) FROM log WHERE {shown.where}").fetchone() == (17 * 60,)
+    assert set(np.unique(dataset.labels(shown.objective, "test"))) == {0.0, 1.0}
     standard = import_kuairand(folder, "standard", tmp_path / "home", exposure="standard", statistics=True)
     assert len(standard.dataset()) == 31 * 60
+    assert standard.spec.exploration is None
     assert "show_cnt" in {feature.name for feature in standard.dataset().schema.features}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from evorank.model.errors import ConfigurationError, LogError
 from evorank.model.logs.spec import Categorical, LogSpec, Numeric
+from evorank.surfaces.exploration import Exploration
 from evorank.surfaces.simulated.create import create
 from evorank.surfaces.surface import (
     Guardrail,
@@ -49,6 +50,7 @@ def spec_of(**changes) -> SurfaceSpec:
             Guardrail(metric="latency_ms", maximum=5),
             Guardrail(metric="parameters", maximum=1e6),
         ],
+        "exploration": Exploration(where="lucky = 1", candidates=9, position="place", reward="watch_s"),
         "production": {
             "reward": {"label": "click", "factors": {"a b": "1.0"}},
             "optimizer": {"args": {"lr": 1e-10}},
@@ -72,7 +74,7 @@ def test_every_section_of_surface_toml_is_explained(tmp_path: Path):
         "kind": "categorical",
         "max_size": 10,
     }
-    for section in ("[log]", "features = [", "[north_star]", "[[guardrails]]"):
+    for section in ("[log]", "features = [", "[north_star]", "[[guardrails]]", "[exploration]"):
         assert lines[lines.index(section) - 1].startswith("# "), section
     production = next(i for i, line in enumerate(lines) if line.startswith("[production"))
     assert lines[production - 1].startswith("# Φ")

@@ -173,6 +173,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, options: dict, words: list
         ({"table": {}}, ["online.options.table", "Options are: exposures, tables, setup"]),
         ({"tables": {"days": {"path": "s3://bucket/x"}}}, ["online.options.tables.days.path", "local file"]),
         ({"tables": {"days": {}}}, ["online.options.tables.days.path", "required"]),
+        (LAKE | {"shared": True}, ["online.options", "`shared` brings the table `exposures`"]),
+        ({"shared": True, "exposures": "mine"}, ["online.options", "leave out your own"]),
     ],
 )
 def test_a_wrong_option_is_named_when_the_platform_is_opened(
@@ -181,6 +183,40 @@ def test_a_wrong_option_is_named_when_the_platform_is_opened(
     with pytest.raises(ConfigurationError) as refused:
         open_platform(served(tmp_path, options=options), no_load)
     assert [word for word in words if word not in str(refused.value)] == [], refused.value
+
+
+def test_what_is_shared_needs_somewhere_to_be_and_no_file_takes_its_place(tmp_path: Path) -> None:
+    options = {"shared": True, "tables": {"days": {"path": "days.csv"}}}
+    (tmp_path / "days.csv").write_text("user_id,timestamp,active,hates,shown\n")
+    platform = open_platform(served(tmp_path, options=options), no_load)
+    for ask in (
+        platform.running,
+        lambda: platform.launch("x", 0, "k"),
+        lambda: platform.connect().__enter__(),
+    ):
+        with pytest.raises(PlatformError, match=r"`online.options.shared` must be false where no ledger"):
+            ask()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["days.csv"]
+
+
+def test_a_home_that_was_moved_serves_what_it_served(tmp_path: Path) -> None:
+    def opened(home: Path) -> tuple[WarehousePlatform, LiveAllocations]:
+        folder = home / "surfaces" / "shop"
+        folder.mkdir(parents=True, exist_ok=True)
+        return (
+            WarehousePlatform(served(folder, options=LAKE), no_load),
+            LiveAllocations(folder / "allocations.json"),
+        )
+
+    for home in (tmp_path / "before", tmp_path / "after"):
+        if home.name == "after":
+            (tmp_path / "before").rename(home)
+        platform, allocations = opened(home)
+        platform.launch(str(home / "artifacts" / "first"), 0, "launch/1")  # as the loop does at every tick
+        test = live_test(served(home), control=str(home / "artifacts" / "first"), candidate="/elsewhere/x")
+        platform.start(test, "start")
+        assert allocations.production("1") == str(home / "artifacts" / "first")
+        assert allocations.artifacts("exp-1") == {"0": test.control, "1": "/elsewhere/x"}
 
 
 def test_the_section_survives_surface_toml(tmp_path: Path) -> None:
