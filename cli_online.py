@@ -60,6 +60,13 @@ def tick(
     days: Annotated[
         int, typer.Option(min=0, max=3650, help="Days to let pass where they pass when told (a simulation).")
     ] = 1,
+    clock_was_ahead: Annotated[
+        bool,
+        typer.Option(
+            "--clock-was-ahead",
+            help="The surface's clock is right now and was ahead before. Tests that it misled are aborted.",
+        ),
+    ] = False,
     store: Store = None,
     home: Home = None,
     as_json: Json = False,
@@ -88,7 +95,7 @@ def tick(
 
         try:
             until = open_operations(context).platform.now() + timedelta(days=days)
-            report = one_tick(context, on_event, until=until)
+            report = one_tick(context, on_event, until=until, clock_was_ahead=clock_was_ahead)
         finally:
             close_sessions()
         if as_json:

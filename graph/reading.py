@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from evorank.model.errors import PlatformError
 from evorank.surfaces.platform import Estimate, Platform
 from evorank.tools.abtest.decision import read_daily, read_horizon
 from evorank.tools.abtest.guardrails import Look, before
 from evorank.tools.abtest.plan import Metric, Plan, naive_utc
-from evorank.tools.abtest.sufficient import collect
+from evorank.tools.abtest.sufficient import collect, newest_row
 
 __all__ = ["Seen", "read"]
+
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def read(
     """Read the test up to `now`; `readings` are those before. PlatformError, LogError: it cannot be read.
 
     Whoever comes after the horizon reads up to the horizon. Without `conclude` only guardrails are looked at.
+    Nothing is read before the last day's rows have arrived: late tables, or a clock that is ahead, would make
+    a horizon of the days that there are.
     """
     until = min(naive_utc(now), plan.end) if conclude else naive_utc(now)
     estimates = platform.estimates(plan.experiment_id)
@@ -60,6 +65,13 @@ def read(
         return _of_estimates(plan, estimates, until, conclude)
     history = [Look.model_validate(look) for past in readings for look in past["looks"]]
     with platform.connect() as connection:
+        newest = newest_row(connection, plan, until)
+        if newest is not None and newest < until.replace(hour=0, minute=0, second=0, microsecond=0) - DAY:
+            raise PlatformError(
+                f"no metric table has a row after {newest:%Y-%m-%d %H:%M}, but it is to be read up to "
+                f"{until:%Y-%m-%d %H:%M} (UTC). Are the tables late, or is the clock ahead? "
+                "Nothing was read; the next tick tries again."
+            )
         statistics = collect(connection, plan, platform.exposures, until, before(history, until))
     judge = read_horizon if conclude and until >= plan.end else read_daily
     found = judge(plan, statistics, history)

@@ -25,7 +25,7 @@ from evorank.graph.store import Access, Store
 from evorank.graph.versions import Version, Versions
 from evorank.model.errors import ConfigurationError, JournalError
 
-__all__ = ["Action", "ActionName", "Entry", "Schedule", "Version"]
+__all__ = ["CLOCK_TOLERANCE", "Action", "ActionName", "Entry", "Schedule", "Version"]
 
 ActionName = Literal["approve", "abort", "pause", "resume", "rollback"]
 """What a person can ask of an experiment. `abort` takes one from the queue, too."""
@@ -283,18 +283,25 @@ class Schedule(Versions):
 
     # -- time
 
-    def clock(self, now: datetime) -> None:
-        """Remember the surface's time. ConfigurationError if it went back by more than a minute."""
+    def clock(self, now: datetime, *, was_ahead: bool = False) -> None:
+        """Remember the surface's time. ConfigurationError if it went back by more than a minute, unless
+        somebody says that it `was_ahead` before: what is remembered of later times is then of now."""
         wanted = _utc(now, "now")
         with self.store.transaction() as access:
             rows = access.execute("SELECT now FROM evorank_clocks WHERE surface = ?", self.surface)
             before = datetime.fromisoformat(rows[0][0]) if rows else now
-            if now < before - CLOCK_TOLERANCE:
+            if now < before - CLOCK_TOLERANCE and not was_ahead:
                 raise ConfigurationError(
                     f"surface `{self.surface}`: the clock jumped back from {before.isoformat()} to "
-                    f"{now.isoformat()}. Live tests go by it: set it right, nothing was done."
+                    f"{now.isoformat()}. Live tests go by it: set it right, nothing was done. If it is right "
+                    "now and was ahead before: python cli.py online tick --clock-was-ahead"
                 )
-            if now > before or not rows:
+            if was_ahead:
+                access.execute(
+                    "UPDATE evorank_models SET trained = ? WHERE surface = ? AND trained > ?",
+                    *(wanted, self.surface, wanted),
+                )
+            if now > before or was_ahead or not rows:
                 access.execute(
                     "INSERT INTO evorank_clocks (surface, now) VALUES (?, ?)"
                     " ON CONFLICT (surface) DO UPDATE SET now = excluded.now",

@@ -25,13 +25,14 @@ from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas, rework
 from evorank.graph.online import Signal, builder
 from evorank.graph.operations import Operations, open_operations, rebase
-from evorank.graph.schedule import Entry
+from evorank.graph.schedule import CLOCK_TOLERANCE, Entry
 from evorank.graph.selection import select
 from evorank.graph.state import Attempt, Experiment, Usage
 from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import ConfigurationError, EvorankError, Finding, RefusedDelta
 from evorank.surfaces.platform import Timelapse
 from evorank.surfaces.surface import alone
+from evorank.tools.abtest.plan import naive_utc
 from evorank.tools.evaluator.artifact import Artifact
 
 __all__ = ["LEASE_SECONDS", "TickReport", "experiment_id", "nominate", "propose", "submit", "tick"]
@@ -114,18 +115,21 @@ def tick(
     begin: bool = True,
     wait_for_nothing: bool = True,
     run: str | None = None,
+    clock_was_ahead: bool = False,
 ) -> TickReport:
     """Do what is due; where days pass when told, let them pass up to `until`, doing what is due on each.
 
     `begin`: fill free places from the queue. Without it, tests that are live are seen through.
     `wait_for_nothing`: days pass also while no test is live. `run`: on whose account the strategist is asked.
+    `clock_was_ahead`: the surface's clock may be behind what it was; tests that began, or were read, at a
+    time that has not come yet are aborted.
 
     What goes wrong with one experiment is in the report's `errors`, and the others go on. Raises
     EvorankError for what concerns them all: no such surface, no traffic, a clock that went back.
     """
     operations = open_operations(context)
     report = TickReport(surface=operations.surface.name, now=operations.platform.now())
-    operations.schedule.clock(report.now)
+    operations.schedule.clock(report.now, was_ahead=clock_was_ahead)
     operations.prepare(lambda text: on_event({"event": "note", "text": text}))
     _act(operations, report, on_event, begin, run)
     passes = isinstance(operations.platform, Timelapse)
@@ -170,7 +174,7 @@ def _act(
     except EvorankError as error:
         report.errors.append(f"what serves could not be trained again, and goes on as it is: {error}")
     asked = {entry.experiment: _requested(operations, entry) for entry in operations.schedule.entries()}
-    asked |= _damaged(operations, report)
+    asked |= _unfit(operations, report)
     for entry in operations.schedule.entries():
         signal = asked.get(entry.experiment)
         if signal is not None or _due(operations, entry):
@@ -191,12 +195,25 @@ def _requested(operations: Operations, entry: Entry) -> Signal | None:
     return None
 
 
-def _damaged(operations: Operations, report: TickReport) -> dict[str, Signal]:
-    """Live experiments with a model that is no longer what was exported. What it would show to people nobody
-    has tried, so their traffic goes back to production now, whether or not a reading is due."""
+def _unfit(operations: Operations, report: TickReport) -> dict[str, Signal]:
+    """Live experiments that cannot go on, whose traffic goes back to production now, whether or not a reading
+    is due: with a model that is no longer what was exported, so that nobody has tried what people would be
+    shown; or with days that were counted by a clock that was ahead."""
     found = {}
+    now = naive_utc(operations.platform.now())
+
+    def abort(experiment: Experiment, by: str, why: str) -> None:
+        report.errors.append(f"experiment {experiment.id[:8]} is aborted: {why}")
+        found[experiment.id] = Signal(action="abort", by=by, reason=why)
+
     for experiment in operations.session.journal.experiments(operations.surface.name):
         if experiment.phase != "live" or experiment.result is not None:
+            continue
+        begun = datetime.fromisoformat(experiment.plan["start"]) if experiment.plan else now
+        counted = max([begun, *(datetime.fromisoformat(each["until"]) for each in experiment.readings)])
+        if naive_utc(counted) > now + CLOCK_TOLERANCE:
+            why = f"its days were counted up to {counted:%Y-%m-%d %H:%M}, by a clock that was ahead."
+            abort(experiment, "a check of its clock", why)
             continue
         folders = [operations.home / folder for folder in experiment.artifacts.values()]
         if gone := [str(folder) for folder in folders if not folder.is_dir()]:
@@ -209,8 +226,7 @@ def _damaged(operations: Operations, report: TickReport) -> dict[str, Signal]:
             for folder in folders:
                 Artifact.open(folder)
         except EvorankError as error:
-            report.errors.append(f"experiment {experiment.id[:8]} is aborted: {error}")
-            found[experiment.id] = Signal(action="abort", by="a check of its models", reason=str(error))
+            abort(experiment, "a check of its models", str(error))
     return found
 
 

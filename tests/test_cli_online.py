@@ -202,6 +202,7 @@ def test_a_surface_without_traffic_says_so(home, command):
         ({"answer": {"estimates": "fine"}}, "`estimates` must answer a list of Estimate"),
         ({"fail": {"connect": 99}}, "`connect` timed out"),
         ({"fail": {"status": 99}}, "`status` timed out"),
+        ({"fail": {"launch": 99}}, "`launch` timed out"),
         ({"crash": ["status"]}, "`status` raised ZeroDivisionError"),
         ({"turned_back": 3}, "the clock jumped back"),
     ],
@@ -219,6 +220,33 @@ def test_a_platform_in_trouble_is_one_error_and_the_test_goes_on_when_it_is_well
     assert report["errors"] == []
     assert report["launched"] == [identifier]
     assert states(home) == ["stopped"]
+
+
+@pytest.mark.heavy
+def test_a_clock_that_jumped_ahead_decides_nothing_and_is_set_right_by_a_person(started):
+    home, identifier = started
+    traffic(home, turned_back=-30)
+    assert "Are the tables late, or is the clock ahead?" in one_error("tick", "--days", "0", exits=1)
+    assert states(home) == ["running"]
+    traffic(home)
+    assert "online tick --clock-was-ahead" in one_error("tick", exits=2)
+    assert states(home) == ["running"]
+    report = online("tick", "--clock-was-ahead", "--days", str(AGES), "--json")
+    assert (report["errors"], report["launched"]) == ([], [identifier])
+
+
+@pytest.mark.heavy
+def test_a_test_whose_days_a_wrong_clock_counted_gives_its_traffic_back(home):
+    traffic(home, turned_back=-30)
+    identifier = submit(home)
+    online("tick", "--days", "0", exits=4)  # on a day without a past nobody knows what it could see
+    online("approve", identifier)
+    assert online("tick", "--days", "0", "--json")["live"] == 1
+    traffic(home)
+    said = one_error("tick", "--clock-was-ahead", "--days", "0", exits=1)
+    assert f"{identifier[:8]} is aborted: its days were counted up to 2026-02-18 00:00" in said
+    assert states(home) == ["stopped"]
+    assert online("status", "--json")["ended"] == {"aborted": 1}
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 Its days pass when told. Options: `effect`, `harm` (what the candidate multiplies visits and dislikes by),
 `users`, `past` (days before the first), `lose` (share of the candidate's exposures that are lost), `fail`
 (method -> how often it raises first), `crash` (methods with a bug), `answer` (method -> what it answers
-instead), `turned_back` (days that its clock lost). Every effect is a line of `effects.jsonl`, so that a test
-can count. Several processes may open it.
+instead), `turned_back` (days that its clock lost, or gained where it is negative). Every effect is a line of
+`effects.jsonl`, so that a test can count. Several processes may open it.
 """
 
 from __future__ import annotations

@@ -236,6 +236,16 @@ def test_a_store_that_is_gone_is_a_platform_in_trouble(open_ledger, open_store):
             ask()
 
 
+def test_a_copy_that_cannot_be_written_is_a_platform_in_trouble_and_is_made_later(open_ledger, tmp_path):
+    ledger = open_ledger()
+    ledger.exposures.append(shown(1), "k")
+    (tmp_path / "shared-exposures").write_text("in the way")
+    with pytest.raises(PlatformError, match="shared-exposures"):
+        users(ledger)
+    (tmp_path / "shared-exposures").unlink()
+    assert users(ledger) == ["1"]
+
+
 # -- the loop
 
 

@@ -240,6 +240,30 @@ def test_a_platform_that_times_out_is_asked_again_and_nothing_is_lost(live, home
     assert effects(home).count("start") == 1
 
 
+def test_a_ramp_or_a_stop_that_times_out_is_done_by_a_later_tick(live, home):
+    context = live(effect=1.25, fail={"ramp": 1, "stop": 2})
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    told = days(context, 19).errors
+    assert [error.split(": ", 1)[1].split("`")[1] for error in told] == ["ramp", "stop", "stop"]
+    assert only(context).result == "launched"
+    assert [each for each in effects(home) if each != "launch"] == ["start", "ramp", "stop"]
+    assert open_operations(context).platform.running() == []
+
+
+def test_a_model_that_is_not_what_was_exported_is_neither_replayed_nor_shown_to_anybody(live, home):
+    context = live(effect=1.25)
+    operations = open_operations(context)
+    operations.prepare(lambda _: None)
+    (folder,) = (home / "artifacts").iterdir()
+    with (folder / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    propose(operations, DELTA, why="a smaller step", by="ada")
+    days(context, 1)
+    assert only(context).result == "failed"
+    assert "weights.safetensors is not the file that was exported" in only(context).reason
+    assert "start" not in effects(home)
+
+
 def test_rolling_back_serves_the_version_before(live, home):
     context = live(effect=1.25)
     operations = open_operations(context)

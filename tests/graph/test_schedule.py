@@ -390,6 +390,23 @@ def test_a_clock_that_jumps_back_is_refused_with_both_times(open_schedule):
         schedule.clock(datetime(2026, 1, 9))
 
 
+def test_a_clock_that_was_ahead_is_set_right_by_somebody_who_says_so(open_schedule):
+    schedule = open_schedule()
+    launch(schedule, "one", 0.1)
+    schedule.trained(1, "a/older", NOON)
+    schedule.clock(NOON + timedelta(days=30))
+    schedule.trained(1, "a/ahead", NOON + timedelta(days=30))
+    with pytest.raises(ConfigurationError, match=r"online tick --clock-was-ahead"):
+        schedule.clock(NOON + timedelta(days=1))
+    schedule.clock(NOON + timedelta(days=1), was_ahead=True)
+    assert schedule.versions()[0].trained == NOON + timedelta(days=1)
+    schedule.trained(1, "a/newer", NOON + timedelta(days=2))
+    assert schedule.versions()[0].serving == "a/newer"
+    with pytest.raises(ConfigurationError, match="jumped back"):
+        schedule.clock(NOON)
+    schedule.clock(NOON + timedelta(days=3))
+
+
 def test_ticks_that_read_the_time_at_once_may_say_it_in_any_order_but_it_does_not_creep_back(open_schedule):
     schedule = open_schedule()
     schedule.clock(NOON)

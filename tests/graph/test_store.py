@@ -37,6 +37,11 @@ def _change_my_mind(access: Access) -> None:
     raise ValueError("changed my mind")
 
 
+def _fill_the_disk(access: Access) -> None:
+    access.execute("INSERT INTO evorank_clocks (surface, now) VALUES ('more', 'now')")
+    access.execute("DO $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$")
+
+
 def test_a_transaction_is_whole_or_not_at_all(open_store):
     store, other = open_store(), open_store()
     with pytest.raises(ValueError, match="changed my mind"), store.transaction() as access:
@@ -126,6 +131,15 @@ def test_what_fails_below_a_graph_is_a_journal_error_too(tmp_path):
         [go_on(store, f"more{number}") for number in range(20)]
     store.close()
     assert next(each.id for each in Journal.open(tmp_path).experiments()) == "e1"
+
+
+def test_a_full_disk_of_a_server_is_told_and_what_was_recorded_stays(database, tmp_path):
+    store = Store.open(tmp_path, database)
+    note(store, "before")
+    with pytest.raises(JournalError, match="the server's disk is full"), store.transaction() as access:
+        _fill_the_disk(access)
+    assert clocks(store) == [("before",)]
+    store.close()
 
 
 def test_a_broken_connection_is_replaced(database, tmp_path):

@@ -27,7 +27,7 @@ from evorank.tools.abtest.query import pairs, query
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ArmStatistics", "MetricStatistics", "Statistics", "collect"]
+__all__ = ["ArmStatistics", "MetricStatistics", "Statistics", "collect", "newest_row"]
 
 
 class ArmStatistics(BaseModel):
@@ -109,11 +109,7 @@ def collect(
     try:
         rows = connection.execute(query(plan.metrics, exposures, size), values).fetchall()
     except duckdb.Error as error:
-        raise LogError(
-            f"The tables of experiment {plan.experiment_id!r} cannot be read: {error}. Exposures need "
-            "user_id, timestamp, experiment_id, variation_id; metrics user_id, timestamp and what "
-            "their SQL names."
-        ) from error
+        raise _unreadable(plan, error) from error
     counts = {name: int(count) for metric, name, count, *_ in rows if metric is None}
     found = {(metric, arm): rest for metric, arm, *rest in rows if metric is not None}
     return Statistics(
@@ -125,6 +121,33 @@ def collect(
         unknown=counts["unknown"],
         unusable=counts["unusable"],
         metrics={metric.name: _statistics(metric, found, size) for metric in plan.metrics},
+    )
+
+
+def newest_row(connection: duckdb.DuckDBPyConnection, plan: Plan, until: datetime) -> datetime | None:
+    """Time (UTC) of the newest row before `until` in any metric table; None: there is none. LogError: a table
+    is missing, or has no `timestamp`."""
+    import duckdb
+
+    moment = "CAST(_r.timestamp AS TIMESTAMP)"
+    parts = [
+        f"SELECT max({moment}) AS _at FROM {source} AS _r WHERE {moment} < $until"
+        for source in dict.fromkeys(metric.source for metric in plan.metrics)
+    ]
+    try:
+        row = connection.execute(
+            f"SELECT max(_at) FROM ({' UNION ALL '.join(parts)})", {"until": naive_utc(until)}
+        ).fetchone()
+    except duckdb.Error as error:
+        raise _unreadable(plan, error) from error
+    return row[0] if row else None
+
+
+def _unreadable(plan: Plan, error: Exception) -> LogError:
+    return LogError(
+        f"The tables of experiment {plan.experiment_id!r} cannot be read: {error}. Exposures need "
+        "user_id, timestamp, experiment_id, variation_id; metrics user_id, timestamp and what "
+        "their SQL names."
     )
 
 

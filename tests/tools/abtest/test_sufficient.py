@@ -14,7 +14,7 @@ from evorank.model.errors import LogError
 from evorank.tools.abtest.effects import correlation
 from evorank.tools.abtest.moments import Moments
 from evorank.tools.abtest.plan import Metric, Plan
-from evorank.tools.abtest.sufficient import Statistics, collect
+from evorank.tools.abtest.sufficient import Statistics, collect, newest_row
 
 START = datetime(2026, 3, 2, 10)
 METRICS = (
@@ -176,6 +176,20 @@ def test_a_table_without_exposures_reads_as_zero_users():
     found = collect(connection, PLAN, "exposures", PLAN.end)
     assert (found.users_control, found.users_candidate) == (0, 0)
     assert found.metrics["watch"].control.users == 0
+
+
+def test_the_newest_row_is_that_of_whichever_metric_table_goes_on_longest():
+    third = START + timedelta(days=3)
+    visits = [(1, at, 5.0, 0) for at in (START, third)]  # the table of days has them at midnight
+    connection = connect([(1, START, "e1", "0")], visits)
+    assert newest_row(connection, PLAN, START + timedelta(days=9)) == third
+    assert newest_row(connection, PLAN, third.replace(tzinfo=UTC)) == datetime(
+        third.year, third.month, third.day
+    )
+    assert newest_row(connection, PLAN, START - timedelta(days=9)) is None
+    connection.execute("ALTER TABLE visits RENAME COLUMN timestamp TO moment")
+    with pytest.raises(LogError, match="cannot be read"):
+        newest_row(connection, PLAN, third)
 
 
 def test_large_values_with_a_small_spread_keep_their_variance():
