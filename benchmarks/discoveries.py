@@ -21,6 +21,7 @@ from evorank.graph.operations import open_operations
 from evorank.graph.status import request
 from evorank.graph.tick import propose, tick
 from evorank.model.delta import apply_delta
+from evorank.model.errors import Stopped
 from evorank.surfaces.simulated.truth import true_lift
 from evorank.tools.compute_eval import compute_eval
 from evorank.tools.compute_loss import compute_loss
@@ -64,7 +65,10 @@ def measure(name: str, patch: list[dict[str, Any]], context: Context) -> dict[st
     bench = operations.bench
     phi = apply_delta(bench.production, patch)
     reward = bench.system.objective(phi) != bench.system.objective(bench.production)
-    proxy = (compute_eval if reward else compute_loss)(phi, bench)
+    try:
+        proxy = (compute_eval if reward else compute_loss)(phi, bench).model_dump(mode="json")
+    except Stopped as stopped:
+        proxy = {"verdict": "worse", "reason": str(stopped)}
     identifier = propose(operations, patch, why=name, by="the paper")
     for _ in range(40):
         report = tick(context, until=operations.platform.now() + timedelta(days=1))
@@ -83,7 +87,7 @@ def measure(name: str, patch: list[dict[str, Any]], context: Context) -> dict[st
         true = true_lift(operations.surface, bench.executor.scorer, *arms).model_dump()
     return {
         "name": name,
-        "proxy": proxy.model_dump(mode="json"),
+        "proxy": proxy,
         "result": found.result,
         "reason": found.reason,
         "rule": (found.decision or {}).get("rule"),
@@ -94,14 +98,16 @@ def measure(name: str, patch: list[dict[str, Any]], context: Context) -> dict[st
 
 def row(each: dict[str, Any]) -> str:
     proxy, effect, true = each["proxy"], each["effects"].get("active_days"), each["true"]
-    cost = proxy["candidate"]["train_cpu_seconds"] / proxy["production"]["train_cpu_seconds"]
+    measured, cost = "stopped early", "-"
+    if "metric" in proxy:
+        measured = f"{proxy['metric']} {proxy['difference']:+.4f} [{proxy['low']:+.4f}, {proxy['high']:+.4f}]"
+        cost = f"{proxy['candidate']['train_cpu_seconds'] / proxy['production']['train_cpu_seconds']:.2f}"
     live = "-"
     if effect and effect["lift"] is not None:
         live = f"{effect['lift']:+.1%} [{effect['lift_low']:+.1%}, {effect['lift_high']:+.1%}]"
     truth = f"{true['lift']:+.1%} [{true['low']:+.1%}, {true['high']:+.1%}]" if true else "-"
     return (
-        f"| {each['name']} | {proxy['metric']} {proxy['difference']:+.4f} [{proxy['low']:+.4f}, "
-        f"{proxy['high']:+.4f}] | {proxy['verdict']} | {cost:.2f} | {live} | "
+        f"| {each['name']} | {measured} | {proxy['verdict']} | {cost} | {live} | "
         f"{each['rule'] or each['reason'][:60]} | {truth} |"
     )
 
