@@ -51,7 +51,7 @@ def main() -> None:
         (1, ("visits",), 400, -0.15, 0.05),
         (1, ("visits",), 400, -0.25, 0.05),
     ):
-        found = daily(times * tests, users, metrics, margin=margin, seed=22, visits=lift)
+        found = daily(times * tests, users, metrics, margin=margin, seed=22, naive=True, visits=lift)
         print(
             f"| {', '.join(metrics)} | {times * tests} | {users} | {lift:+.0%} | {margin:.0%} "
             f"| {found.aborted:.1%} | {found.first_half:.1%} | {found.naive:.1%} "

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import one_error, told, trained_by, typed
 
 from evorank.graph.journal import Journal, thread_id
 from evorank.graph.state import Attempt, Experiment
@@ -20,26 +18,13 @@ from evorank.surfaces.surface import open_surface
 
 LR = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.02}]
 PAST = {"hypothesis": "a smaller step settles lower", "changes": LR, "by": "ada", "outcome": "better"}
-ROOT = Path(__file__).resolve().parents[1]
 TEST = "0f0e0d0c-0000-5000-8000-000000000000"
 
 
-def cli(*arguments: str, home: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments, "--home", str(home)],
-        capture_output=True,
-        text=True,
-        cwd=home.parent,
-        env=os.environ | {"COLUMNS": "200"},
-        timeout=300,
-    )
-    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def records(home: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(cli("journal", "list", "--json", home=home).stdout)
-    return found
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory without settings."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +32,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two surfaces, an attempt that won on the first, and an experiment that was launched there."""
     home = tmp_path_factory.mktemp("worlds") / "home"
     for name, preset in (("simulated", "home"), ("shorts", "shorts")):
-        create(home, name, preset, users=300, days=24)
+        create(home, name, preset, users=150, days=16)
     production = open_surface(home, "simulated").production()
     phi = apply_delta(production, LR)
     comparison = {
@@ -109,76 +94,68 @@ def lines(file: Path, *rows: Any) -> str:
 
 def test_past_experiments_are_imported_once_and_shown_as_such(fresh: Path, tmp_path: Path) -> None:
     file = lines(tmp_path / "past.jsonl", PAST, PAST | {"outcome": "aborted", "by": "bob"})
-    assert (
-        "2 experiments imported to surface simulated, 0 were known"
-        in cli("journal", "import", file, home=fresh).stdout
-    )
-    done = cli("journal", "import", file, "--json", home=fresh)
-    assert json.loads(done.stdout) == {"surface": "simulated", "new": 0, "known": 2}
-    shown = cli("journal", "list", "--run", "import", home=fresh).stdout
+    said = typed("journal", "import", file, home=fresh).stdout
+    assert "2 experiments imported to surface simulated, 0 were known" in said
+    again = told("journal", "import", file, home=fresh)
+    assert again == {"surface": "simulated", "new": 0, "known": 2}
+    shown = typed("journal", "list", "--run", "import", home=fresh).stdout
     assert shown.count("imported") == 2
     assert "(better)" in shown
-    told = next(each for each in records(fresh) if each["imported"] and each["imported"]["by"] == "bob")
-    whole = cli("journal", "show", told["id"], home=fresh).stdout
+    records = told("journal", "list", home=fresh)
+    bobs = next(each for each in records if each["imported"] and each["imported"]["by"] == "bob")
+    whole = typed("journal", "show", bobs["id"], home=fresh).stdout
     assert "bob reports" in whole
     assert "live test aborted" in whole
 
 
 def test_a_file_with_a_bad_line_is_refused_whole(fresh: Path, tmp_path: Path) -> None:
-    before = records(fresh)
+    before = told("journal", "list", home=fresh)
     file = lines(tmp_path / "past.jsonl", PAST, "oops\n", PAST | {"outcome": "great"})
-    done = cli("journal", "import", file, home=fresh, check=2)
-    assert "line 2: not JSON" in done.stderr
-    assert "line 3: `outcome`" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert records(fresh) == before
-    assert "cannot be read" in cli("journal", "import", "nowhere.jsonl", home=fresh, check=2).stderr
+    said = one_error("journal", "import", file, home=fresh)
+    assert "line 2: not JSON" in said
+    assert "line 3: `outcome`" in said
+    assert told("journal", "list", home=fresh) == before
+    assert "cannot be read" in one_error("journal", "import", "nowhere.jsonl", home=fresh)
 
 
 def test_experiments_are_listed_shown_and_exported(worlds: Path, tmp_path: Path) -> None:
-    listed = cli("journal", "list", "--online", home=worlds).stdout
+    listed = typed("journal", "list", "--online", home=worlds).stdout
     assert TEST[:8] in listed
     assert "active_days +5.0% [+3.0%, +7.0%]" in listed
-    assert (
-        json.loads(cli("journal", "list", "--online", "--outcome", "aborted", "--json", home=worlds).stdout)
-        == []
-    )
-    shown = cli("journal", "show", TEST[:8], home=worlds).stdout
+    assert told("journal", "list", "--online", "--outcome", "aborted", home=worlds) == []
+    shown = typed("journal", "show", TEST[:8], home=worlds).stdout
     for words in (
         "2026-01-20", "/optimizer/args/lr", "on the newest data", "Under-powered", "4,321", "2026-01-07",
         "active_days +5.0% [+3.0%, +7.0%]", "decision: launch", "by bob", "production version 2",
     ):  # fmt: skip
         assert words in shown
-    assert (
-        json.loads(cli("journal", "show", TEST, "--json", home=worlds).stdout)["readings"][0]["users"][0]
-        == 4321
-    )
-    assert "names no record" in cli("journal", "show", "ffff", home=worlds, check=2).stderr
+    assert told("journal", "show", TEST, home=worlds)["readings"][0]["users"][0] == 4321
+    assert "names no record" in one_error("journal", "show", "ffff", home=worlds)
     for ending in ("jsonl", "csv", "parquet"):
         out = tmp_path / f"tests.{ending}"
-        assert "1 experiments" in cli("journal", "export", str(out), "--online", home=worlds).stdout
+        assert "1 experiments" in typed("journal", "export", str(out), "--online", home=worlds).stdout
         assert out.stat().st_size > 0
 
 
 def test_what_one_home_measured_another_home_imports(worlds: Path, tmp_path: Path) -> None:
+    target = tmp_path / "there"
+    shutil.copytree(worlds / "surfaces" / "simulated", target / "surfaces" / "simulated")
     for kind in ([], ["--online"]):
         out = str(tmp_path / f"all{len(kind)}.csv")
-        cli("journal", "export", out, *kind, home=worlds)
-        target = tmp_path / "there"
-        if not target.exists():
-            create(target, "simulated", "home", users=300, days=24)
-        assert "1 experiments imported" in cli("journal", "import", out, home=target).stdout
-        assert "0 experiments imported" in cli("journal", "import", out, home=target).stdout
-    assert all(each["imported"] for each in records(target))
-    assert cli("journal", "list", "--online", "--json", home=target).stdout.strip() == "[]"
+        typed("journal", "export", out, *kind, home=worlds)
+        assert "1 experiments imported" in typed("journal", "import", out, home=target).stdout
+        assert "0 experiments imported" in typed("journal", "import", out, home=target).stdout
+    assert all(each["imported"] for each in told("journal", "list", home=target))
+    assert told("journal", "list", "--online", home=target) == []
 
 
-def test_transfer_shows_what_it_would_propose_and_proposes_it_once(fresh: Path) -> None:
-    transfer = ("transfer", "simulated", "shorts", "--json")
-    (told,) = json.loads(cli(*transfer, "--dry-run", home=fresh).stdout)
-    assert (told["winner"], told["status"]) == (thread_id("r", 0), "to be proposed")
-    assert [each["path"] for each in told["changes"]] == ["/optimizer/args/lr"]
-    assert json.loads(cli(*transfer, home=fresh).stdout)[0]["status"] == "proposed"
-    assert json.loads(cli(*transfer, home=fresh).stdout)[0]["status"] == "known"
-    assert "two surfaces" in cli("transfer", "shorts", "shorts", home=fresh, check=2).stderr
-    assert "no winner yet" in cli("transfer", "shorts", "simulated", home=fresh, check=2).stderr
+def test_transfer_shows_what_it_would_propose_and_proposes_it_once(fresh: Path, pool) -> None:
+    transfer = ("transfer", "simulated", "shorts")
+    with trained_by(pool):
+        (row,) = told(*transfer, "--dry-run", home=fresh)
+        assert (row["winner"], row["status"]) == (thread_id("r", 0), "to be proposed")
+        assert [each["path"] for each in row["changes"]] == ["/optimizer/args/lr"]
+        assert told(*transfer, home=fresh)[0]["status"] == "proposed"
+        assert told(*transfer, home=fresh)[0]["status"] == "known"
+        assert "two surfaces" in one_error("transfer", "shorts", "shorts", home=fresh)
+        assert "no winner yet" in one_error("transfer", "shorts", "simulated", home=fresh)

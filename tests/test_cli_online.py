@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from commands import ROOT, trained_by, typed
+from commands import one_error as error_of
 
 sys.path.insert(0, str(Path(__file__).parent / "graph"))
 
 from planted import give_traffic
 from tiny import make_surface
 
-from evorank.cli import app
-from evorank.graph.context import close_sessions
 from evorank.surfaces.surface import open_surface, save_surface
 
-ROOT = Path(__file__).resolve().parents[1]
-HELPERS = ROOT / "tests" / "graph"
 SETTINGS = {
     "EVORANK_SURFACE": "tiny",
     "EVORANK_WORKERS": "1",
@@ -44,14 +41,19 @@ def template(tmp_path_factory):
     return home
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared(pool):
+    with trained_by(pool):
+        yield
+
+
 @pytest.fixture
 def home(template, tmp_path, monkeypatch):
     shutil.copytree(template, tmp_path / "home")
     monkeypatch.chdir(tmp_path)
-    for name, value in (SETTINGS | {"EVORANK_HOME": str(tmp_path / "home"), "COLUMNS": "200"}).items():
+    for name, value in (SETTINGS | {"EVORANK_HOME": str(tmp_path / "home")}).items():
         monkeypatch.setenv(name, value)
-    yield tmp_path / "home"
-    close_sessions()
+    return tmp_path / "home"
 
 
 def traffic(home: Path, **options: Any) -> None:
@@ -61,20 +63,12 @@ def traffic(home: Path, **options: Any) -> None:
 
 def online(*arguments: str, exits: int = 0) -> Any:
     """What `online ...` printed on standard output, read as JSON if it was asked for."""
-    done = CliRunner().invoke(app, ["online", *arguments])
-    said = f"{arguments}: exit {done.exit_code}\n{done.stdout}\n{done.stderr}"
-    assert done.exception is None or isinstance(done.exception, SystemExit), (said, done.exc_info)
-    assert done.exit_code == exits, said
+    done = typed("online", *arguments, exits=exits)
     return json.loads(done.stdout) if "--json" in arguments else done.stdout + done.stderr
 
 
 def one_error(*arguments: str, exits: int) -> str:
-    done = CliRunner().invoke(app, ["online", *arguments])
-    said = f"{arguments}: exit {done.exit_code}\n{done.stdout}\n{done.stderr}"
-    assert isinstance(done.exception, SystemExit), (said, done.exc_info)
-    assert done.exit_code == exits, said
-    assert done.stderr.count("error:") == 1, said
-    return done.stderr
+    return error_of("online", *arguments, exits=exits)
 
 
 def submit(home: Path, patch: Any = DELTA) -> str:
@@ -133,10 +127,7 @@ def test_a_delta_goes_from_the_queue_to_a_launch_that_a_person_approves_and_is_r
 @pytest.mark.heavy
 def test_the_daemon_of_a_simulation_ends_when_nothing_is_left_to_do(home):
     identifier = submit(home)
-    events = [
-        json.loads(line)
-        for line in CliRunner().invoke(app, ["online", "daemon", "--json"]).stdout.splitlines()
-    ]
+    events = [json.loads(line) for line in typed("online", "daemon", "--json").stdout.splitlines()]
     assert {event["phase"] for event in events if event["event"] == "experiment"} >= {
         "validated",
         "live",
@@ -250,18 +241,15 @@ def test_a_test_whose_days_a_wrong_clock_counted_gives_its_traffic_back(home):
 
 
 @pytest.fixture(scope="module")
-def begun(template, tmp_path_factory):
+def begun(template, shared, tmp_path_factory):
     """A home with a test that has been live for two days, and its id."""
     folder = tmp_path_factory.mktemp("begun")
     shutil.copytree(template, folder / "home")
-    before = {name: os.environ.get(name) for name in (*SETTINGS, "EVORANK_HOME")}
-    os.environ |= SETTINGS | {"EVORANK_HOME": str(folder / "home")}
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (SETTINGS | {"EVORANK_HOME": str(folder / "home")}).items():
+            patch.setenv(name, value)
         identifier = submit(folder / "home")
         assert online("tick", "--days", "2", "--json")["live"] == 1
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
     return folder / "home", identifier
 
 
@@ -329,7 +317,7 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(started):
         text=True,
         timeout=300,
         # Python would leave halves of compiled modules behind, for everybody after it to stumble over.
-        env=os.environ | {"PYTHONPATH": str(HELPERS), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert done.returncode == 1, done.stdout + done.stderr

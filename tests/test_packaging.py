@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -33,7 +34,7 @@ def test_nothing_that_would_ship_by_accident_lies_at_the_root() -> None:
 
 
 def test_mypy_sees_every_package_through_a_link() -> None:
-    links = {path.name for path in (ROOT / ".pkg" / "evorank").iterdir()}
+    links = {path.name for path in (ROOT / ".pkg" / "evorank").iterdir()} - {"__pycache__"}
     tops = {name.split(".")[1] for name in PROJECT["tool"]["setuptools"]["packages"] if "." in name}
     assert tops | {path.name for path in ROOT.glob("*.py")} | {"py.typed"} == links
     for name in links:
@@ -64,7 +65,8 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
             (source / path).parent.mkdir(parents=True, exist_ok=True)
             (source / path).write_bytes((ROOT / path).read_bytes())
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(source)], check=True)
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "wheel", *offline, "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("evorank-*.whl")
 
     shipped = set(zipfile.ZipFile(wheel).namelist())
@@ -74,27 +76,31 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
         assert f"evorank/{path}" in shipped
     assert not [name for name in shipped if name.startswith(("evorank/tests", "tests", "evorank/benchmarks"))]
 
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
-    # The dependencies are those of this environment; evorank itself comes from the wheel alone.
-    purelib = subprocess.run(
-        [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-        capture_output=True,
-        text=True,
+    venv.create(tmp_path / "venv", with_pip=False)
+    python, clean = tmp_path / "venv" / "bin" / "python", os.environ | {"PYTHONPATH": ""}
+    subprocess.run(
+        [*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)],
         check=True,
-    ).stdout.strip()
-    (Path(purelib) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        env=clean,
+    )
+    # The dependencies are those of this environment; evorank itself comes from the wheel alone.
+    (purelib,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (purelib / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     where = subprocess.run(
         [str(python), "-c", "import evorank.cli; print(evorank.cli.__file__)"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
+        env=clean,
     ).stdout
-    assert where.startswith(purelib)
+    assert where.startswith(str(purelib))
     shown = subprocess.run(
-        [str(tmp_path / "venv" / "bin" / "evorank"), "--help"], cwd=tmp_path, capture_output=True, text=True
+        [str(tmp_path / "venv" / "bin" / "evorank"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=clean,
     )
     assert shown.returncode == 0, shown.stderr
     assert "run" in shown.stdout

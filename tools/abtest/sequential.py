@@ -13,6 +13,7 @@ There is no stopping for success: the north star is read once. So there is no lo
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ def boundaries(information: Any, spent: Any) -> Array:
     ):
         fresh = np.isfinite(now) & (now > NEW * walk.information) & (budget > used * (1.0 + 1e-9))
         if fresh.any():
-            bound = walk.solve(now, np.where(fresh, budget - used, 0.5))
+            # Others get an information that has an answer: one that has none would keep all of them waiting.
+            asked = np.where(fresh, now, walk.information + 1.0)
+            bound = walk.solve(asked, np.where(fresh, budget - used, 0.5))
             bounds[fresh, k] = bound[fresh]
             used[fresh] = budget[fresh]
             walk.step(now, bound, fresh)
@@ -88,11 +91,12 @@ class _Walk:
         self.nodes, self.mass = np.zeros((size, 1)), np.ones((size, 1))
 
     def _standard(self, now: Array, z: Array) -> tuple[Array, Array]:
-        """How far, in its own errors, the step from each node to z [size, points] is; and d of it / dz."""
-        grown = np.maximum(now - self.information, 1e-300)
-        slope = np.sqrt(now / grown)[:, None, None]
-        here = np.sqrt(self.information / grown)[:, None, None] * self.nodes[:, None, :]
-        return slope * z[:, :, None] - here - self.drift * np.sqrt(grown)[:, None, None], slope
+        """How far, in its own errors, the step from each node to z [size, points] is; and d of it / dz
+        [size, 1]."""
+        grown = np.maximum(now - self.information, 1e-300)[:, None]
+        slope = np.sqrt(now[:, None] / grown)
+        here = np.sqrt(self.information[:, None] / grown) * self.nodes + self.drift * np.sqrt(grown)
+        return (slope * z)[:, :, None] - here[:, None, :], slope
 
     def tail(self, now: Array, bound: Array) -> tuple[Array, Array]:
         """P(not stopped before, z_now >= bound), and minus its derivative with respect to the bound
@@ -100,8 +104,8 @@ class _Walk:
         from scipy.special import ndtr
 
         far, slope = self._standard(now, bound[:, None])
-        density = slope * np.exp(-0.5 * far**2) / math.sqrt(2.0 * math.pi)
-        return (ndtr(-far)[:, 0] * self.mass).sum(axis=1), (density[:, 0] * self.mass).sum(axis=1)
+        density = slope * np.exp(-0.5 * far[:, 0] ** 2) / math.sqrt(2.0 * math.pi)
+        return (ndtr(-far[:, 0]) * self.mass).sum(axis=1), (density * self.mass).sum(axis=1)
 
     def solve(self, now: Array, probability: Array) -> Array:
         """The bound that is crossed with this probability.
@@ -126,7 +130,7 @@ class _Walk:
         # The kernel's width in z must be resolved: nodes no further apart than about one width.
         width = np.sqrt(np.maximum(now - self.information, 0.0)[fresh] / now[fresh]).min()
         points = 24 + math.ceil(1.6 * float((high - low)[fresh].max()) / width)
-        abscissae, weights = np.polynomial.legendre.leggauss(points)
+        abscissae, weights = _quadrature(points)
         half = 0.5 * (high - low)[:, None]
         nodes = low[:, None] + half * (abscissae + 1.0)
         safe = np.where(fresh, now, self.information + 1.0)
@@ -138,9 +142,10 @@ class _Walk:
                 self.nodes[rows],
                 self.mass[rows],
             )
-            far, slope = part._standard(safe[rows], nodes[rows])
-            kernel = slope * np.exp(-0.5 * far**2) / math.sqrt(2.0 * math.pi)
-            mass[rows] = (kernel @ part.mass[:, :, None])[:, :, 0] * half[rows] * weights
+            kernel, slope = part._standard(safe[rows], nodes[rows])
+            np.exp(np.multiply(np.square(kernel, out=kernel), -0.5, out=kernel), out=kernel)
+            density = (kernel @ part.mass[:, :, None])[:, :, 0] * (slope / math.sqrt(2.0 * math.pi))
+            mass[rows] = density * half[rows] * weights
         if fresh.all():
             self.nodes, self.mass = nodes, mass
         else:
@@ -156,3 +161,9 @@ class _Walk:
         ]
         self.nodes = np.where(fresh[:, None], pad[0], pad[2])
         self.mass = np.where(fresh[:, None], pad[1], pad[3])
+
+
+@cache
+def _quadrature(points: int) -> tuple[Array, Array]:
+    """Nodes and weights of Gauss and Legendre on (-1, 1)."""
+    return np.polynomial.legendre.leggauss(points)

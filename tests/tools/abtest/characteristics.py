@@ -74,8 +74,8 @@ class Daily:
     """a guardrail,"""
     first_half: float
     """within the first half of the horizon,"""
-    naive: float
-    """bounds that take 1 / error² for information, as in trials,"""
+    naive: float | None
+    """bounds that take 1 / error² for information, as in trials (None: not asked for),"""
     point_estimate: float
     """a point estimate of harm beyond the margin."""
 
@@ -97,10 +97,11 @@ def daily(
     margin: float = 0.0,
     seed: int = 0,
     alpha: float = 0.05,
+    naive: bool = False,
     **effects: float,
 ) -> Daily:
     """`count` tests watched by guardrails on `metrics` that share `alpha`: `guardrails.look`, all at once."""
-    stopped = {name: [] for name in ("ours", "naive", "point")}
+    stopped: dict[str, list[np.ndarray]] = {name: [] for name in ("ours", "point", *["naive"] * naive)}
     spent = pocock_spending(FRACTION, alpha / len(metrics))
     for control, candidate in experiments(count, users, seed=seed, metrics=metrics, **effects):
         crossed = dict.fromkeys(stopped, False)
@@ -109,15 +110,24 @@ def daily(
             found = compare(arms[0].now, arms[1].now)
             z = harm(found, metric)
             ready = (np.minimum(arms[0].n, arms[1].n) >= MINIMUM_USERS) & np.isfinite(z)
-            information = path(ready, correlation(*arms, metric.threshold))
-            error = found.contrast(metric.threshold)[1]
-            classic = np.where(ready, (found.control / np.where(error > 0, error, np.nan)) ** 2, np.nan)
             z = np.where(ready, z, -np.inf)
-            crossed["ours"] |= z >= boundaries(information, spent)
-            crossed["naive"] |= z >= boundaries(classic, spent)
+            crossed["ours"] |= z >= boundaries(path(ready, correlation(*arms, metric.threshold)), spent)
             crossed["point"] |= z > 0
+            if naive:
+                error = found.contrast(metric.threshold)[1]
+                classic = (found.control / np.where(ready & (error > 0), error, np.nan)) ** 2
+                crossed["naive"] |= z >= boundaries(classic, spent)
         for name, days in crossed.items():
             stopped[name].append(days)
-    ours, naive, point = (np.concatenate(stopped[name]) for name in stopped)
-    shares = (ours, ours[:, : DAYS // 2], naive, point)
-    return Daily(*(float(each.any(axis=1).mean()) for each in shares))
+    days = {name: np.concatenate(found) for name, found in stopped.items()}
+    return Daily(
+        aborted=_share(days["ours"]),
+        first_half=_share(days["ours"][:, : DAYS // 2]),
+        naive=_share(days["naive"]) if naive else None,
+        point_estimate=_share(days["point"]),
+    )
+
+
+def _share(crossed: np.ndarray) -> float:
+    """Of tests [tests, days] that crossed on any day."""
+    return float(crossed.any(axis=1).mean())
