@@ -18,6 +18,7 @@ from evorank.cli_online import app as online_app
 from evorank.terminal import Home, Json, console, errors_are_one_line, home_path, print_json
 
 if TYPE_CHECKING:
+    from evorank.graph.chats import Greeting
     from evorank.graph.context import Context
     from evorank.graph.runs import Plan
 
@@ -36,8 +37,8 @@ app.add_typer(surface_app, name="surface")
 app.add_typer(online_app, name="online")
 
 BUDGET_SPENT, INTERRUPTED = 3, 130
-PLACE = ("executor", "address", "workers", "allow_degraded")
-"""Flags of `run` that say where trainings run, and nothing of what they find."""
+MAY_CHANGE = ("executor", "address", "workers", "allow_degraded", "max_usd", "max_tokens", "max_minutes")
+"""Flags of `run` that say where trainings run and how much may be spent, and nothing of what they find."""
 
 
 class View(StrEnum):
@@ -61,6 +62,11 @@ class Device(StrEnum):
 class Selection(StrEnum):
     fifo = "fifo"
     ranked = "ranked"
+
+
+class Generation(StrEnum):
+    delta = "delta"
+    full = "full"
 
 
 class Layout(StrEnum):
@@ -89,8 +95,46 @@ def run(
         typer.Option(help="Only this persona: optimizer, architecture, reward; repeat for several."),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Chat model as provider:model. Default: the embedded engineer, no key needed."),
+        list[str] | None,
+        typer.Option(
+            help="Chat model as provider:model; repeated: an ensemble, chosen by what they win per dollar. "
+            "Default: the embedded engineer, no key needed."
+        ),
+    ] = None,
+    linter_model: Annotated[
+        str | None, typer.Option(help="Another chat model for the linter; `embedded` needs no key.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Another address of the provider of --model, http(s)://HOST/PATH.")
+    ] = None,
+    generation: Annotated[
+        Generation | None,
+        typer.Option(
+            help="What CODE answers: what changes, or (to compare with) all of Φ. Default: delta.",
+            show_default=False,
+        ),
+    ] = None,
+    max_usd: Annotated[
+        float | None,
+        typer.Option(help="Stop when the calls to chat models have cost so many US dollars, exit code 3."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Stop when they have used so many tokens, exit code 3.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(help="Ask nothing more after so many minutes, exit code 3."),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write every call to a chat model to this new file (JSON lines).")
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Run what such a file holds, answered by it: with its settings, without a key."),
+    ] = None,
+    trace: Annotated[
+        bool | None,
+        typer.Option("--trace", help="Let LangSmith hear of everything; otherwise it hears nothing."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of proposals and trainings. Default: 0.", show_default=False)
@@ -182,7 +226,15 @@ def run(
         flags = {
             "surface": surface,
             "personas": persona or None,
-            "model": model,
+            "model": ",".join(model) if model else None,
+            "models": {"linter": linter_model} if linter_model else None,
+            "generation": generation.value if generation else None,
+            "max_usd": max_usd,
+            "max_tokens": max_tokens,
+            "max_minutes": max_minutes,
+            "record": str(record.absolute()) if record else None,
+            "replay": str(replay.absolute()) if replay else None,
+            "trace": trace or None,
             "seed": seed,
             "seeds": seeds,
             "parallel": parallel,
@@ -198,19 +250,21 @@ def run(
             "replicate": replicate or None,
             "home": str(home) if home else None,
         }
-        settings = load_settings({name: value for name, value in flags.items() if value is not None})
-        plan, context = _plan(resume, steps, settings, flags)
+        given = {name: value for name, value in flags.items() if value is not None}
+        settings = load_settings(given, replay=replay, base_url=base_url)
         out = console(error=as_json)
+        plan, context, greetings = _plan(resume, steps, settings, flags)
         from evorank.display import make_display, print_summary
 
         kind = "json" if as_json else display.value
         title = f"evorank {plan.run} on {context.surface}"
         if not as_json:
-            out.print(_opening(plan, context), markup=False, highlight=False, soft_wrap=True)
+            for line in _opening(plan, context):
+                out.print(line, markup=False, highlight=False, soft_wrap=True)
         view = make_display(kind, plan.steps, title, out)
         try:
             with _stops_on_interrupt(context, view.on_event):
-                summary = carry_out(plan, context, view.on_event)
+                summary = carry_out(plan, context, view.on_event, greetings)
         except KeyboardInterrupt:
             view.close()
             console(error=True).print(
@@ -231,18 +285,21 @@ def run(
 
 def _plan(
     resume: str | None, steps: int | None, settings: Any, flags: Mapping[str, Any]
-) -> tuple[Plan, Context]:
+) -> tuple[Plan, Context, list[Greeting]]:
+    """What to do, with what; every chat model has said a word by then."""
+    from evorank.graph.chats import greet
     from evorank.graph.context import Context
     from evorank.graph.runs import latest_run, load_plan, new_plan
     from evorank.model.errors import ConfigurationError
 
     if resume is None:
         context = Context(**settings.context())
-        return new_plan(context, steps or settings.steps, settings.days), context
+        greetings = greet(context)
+        return new_plan(context, steps or settings.steps, settings.days), context, greetings
     given = [
         f"--{name.replace('_', '-')}"
         for name, value in flags.items()
-        if value is not None and name not in {"home", "store", *PLACE}
+        if value is not None and name not in {"home", "store", "trace", *MAY_CHANGE}
     ]
     if steps is not None:
         given.append("--steps")
@@ -252,19 +309,25 @@ def _plan(
         )
     home = Path(settings.home)
     plan = load_plan(home, latest_run(home) if resume == "latest" else resume)
-    # Where a run is trained may change on the way: the results do not.
-    place = {name: value for name, value in flags.items() if name in PLACE and value is not None}
-    if place.get("executor") == "local":
-        place.setdefault("address", None)
-    return plan, Context(**(plan.context | {"home": str(home), "store": settings.store} | place))
+    # Where a run is trained may change on the way, and what it may spend: the results do not.
+    changed = {name: value for name, value in flags.items() if name in MAY_CHANGE and value is not None}
+    if changed.get("executor") == "local":
+        changed.setdefault("address", None)
+    context = Context(**(plan.context | {"home": str(home), "store": settings.store} | changed))
+    return plan, context, greet(context)
 
 
-def _opening(plan: Plan, context: Context) -> str:
+def _opening(plan: Plan, context: Context) -> Iterator[str]:
+    from evorank.graph.context import open_session
+
     who = context.model or "the embedded engineer (a search algorithm, not an LLM)"
-    return (
+    if context.replay:
+        who = f"the recording {context.replay}"
+    yield (
         f"run {plan.run}: {plan.steps} steps on surface {context.surface}, proposals by {who}, "
         f"home {context.home}"
     )
+    yield from open_session(context).chats.notes()
 
 
 def _resume_command(plan: Plan, context: Context) -> str:
@@ -449,6 +512,12 @@ def doctor(
     surface: Annotated[
         str | None, typer.Option(help="Surface that would run. Default: simulated.", show_default=False)
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Chat model that would be asked. Default: the embedded engineer.", show_default=False
+        ),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -459,7 +528,7 @@ def doctor(
     with errors_are_one_line():
         from evorank.model.errors import ConfigurationError, EvorankError
 
-        flags = {"surface": surface, "home": str(home) if home else None}
+        flags = {"surface": surface, "model": ",".join(model or ()), "home": str(home) if home else None}
         given = {name: value for name, value in flags.items() if value}
         results: list[dict[str, Any]]
         if system:

@@ -111,19 +111,26 @@ def journal_show(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show one attempt or experiment whole: hypothesis, delta, what was measured, what was decided.
+    """Show one attempt or experiment whole: hypothesis, delta, what was measured, decided, and spent.
 
     Reads only.
     """
     with _journal(home) as journal:
-        found = _find(journal, record, experiments=True)
-        if as_json:
-            print_json(found.model_dump(mode="json"))
-            return
         from evorank.display import print_attempt, print_experiment
+        from evorank.graph.spending import Spending
 
-        show = print_attempt if found.kind == "attempt" else print_experiment
-        show(found.model_dump(mode="json"), console())
+        found = _find(journal, record, experiments=True)
+        told = found.model_dump(mode="json")
+        calls = []
+        if found.kind == "attempt":
+            kept = Spending(journal.store, found.surface).calls(found.run, found.step)
+            calls = [call.model_dump(mode="json") for call in kept]
+        if as_json:
+            print_json(told | ({"calls": calls} if found.kind == "attempt" else {}))
+        elif found.kind == "attempt":
+            print_attempt(told, console(), calls)
+        else:
+            print_experiment(told, console())
 
 
 @app.command("diff")

@@ -32,6 +32,7 @@ __all__ = [
     "print_transferred",
     "show_changes",
     "show_difference",
+    "show_usage",
 ]
 
 COLOURS = {
@@ -53,6 +54,7 @@ RESULTS = {
     "failed": "bold red",
     "withdrawn": "dim",
 }
+EMBEDDED = "embedded engineer"
 Event = Mapping[str, Any]
 
 
@@ -219,6 +221,8 @@ class LinesDisplay:
     def on_event(self, event: Event) -> None:
         if line := self.of_experiment(event):
             _say(self.console, line)
+        if event.get("event") == "trouble":
+            _say(self.console, f"    {event['text']}")
         if event.get("event") != "attempt":
             return
         attempt = event
@@ -260,7 +264,9 @@ class LiveDisplay:
             self.running.pop(attempt["step"], None)
             self.finished.append(attempt)
             self.best.see(attempt)
-        elif kind == "note":
+        elif kind == "unasked":
+            self.running.pop(event["step"], None)
+        elif kind in ("note", "trouble"):
             self.note = str(event.get("text", ""))
         elif kind == "day":
             self.day = str(event["now"])[:10]
@@ -306,7 +312,7 @@ class LiveDisplay:
 
 def _say(console: Console, text: str, style: str = "") -> None:
     """Plain text: what came from logs and models is never read as markup."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _show_number(value: Any) -> str:
@@ -315,8 +321,11 @@ def _show_number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-def print_attempt(attempt: Mapping[str, Any], console: Console) -> None:
-    """One attempt whole: hypothesis, verdict, delta, metrics of both arms, findings, what SQL found."""
+def print_attempt(
+    attempt: Mapping[str, Any], console: Console, calls: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """One attempt whole: hypothesis, verdict, delta, metrics of both arms, findings, what SQL found, and what
+    its calls to chat models cost."""
     _say(console, f"{attempt['id']}  step {attempt['step']} of run {attempt['run']} on {attempt['surface']}")
     _say(
         console, f"{attempt['persona']}, {attempt['category'] or 'no category'}, by {attempt['model']}", "dim"
@@ -360,6 +369,16 @@ def print_attempt(attempt: Mapping[str, Any], console: Console) -> None:
         console.print(table)
     for insight in attempt["insights"]:
         _say(console, f"\n{insight['query']}\n{insight.get('table') or insight.get('error')}")
+    for call in calls:
+        tried = "".join(
+            f", {call['usage'][what]} {what}" for what in ("retries", "failures") if call["usage"][what]
+        )
+        told = show_usage(call["usage"]) if call["usage"]["calls"] else "no answer"
+        _say(console, f"  {call['role']:<10} {call['model']}: {told}, {call['seconds']:.1f} s{tried}", "dim")
+    if calls and attempt["model"] != EMBEDDED:
+        repairs = attempt["usage"]["repairs"]
+        asked = f", {repairs} answers missed their form and were asked for again" if repairs else ""
+        _say(console, f"chat models: {show_usage(attempt['usage'])}{asked}")
 
 
 def _show_reported(metric: Mapping[str, Any]) -> str:
@@ -508,10 +527,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         _say(console, f"  {summary['queued']} candidates wait in the queue", "dim")
     if summary["audit"]:
         _print_audit(summary["audit"], console)
-    if summary.get("ranking", {}).get("calls"):
-        asked = summary["ranking"]
-        tokens = (asked["input_tokens"] or 0) + (asked["output_tokens"] or 0)
-        _say(console, f"\nthe strategist was asked {asked['calls']} times, {tokens:,} tokens", "dim")
+    _print_costs(summary, console)
     if summary["days"]:
         ended = sum(each["result"] in ("launched", "no_launch", "aborted") for each in summary["experiments"])
         weeks, hours = summary["days"] / 7, summary["seconds"] / 3600
@@ -528,8 +544,50 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     for name, path in summary["files"].items():
         _say(console, f"  {name:<8} {path}")
     _say(console, f"  look at it: python cli.py journal list --run {summary['run']}")
-    if summary["resume"]:
-        _say(console, f"\n{summary['stopped']}. Go on with: {summary['resume']}", "bold")
+    if summary["stopped"]:
+        go_on = f". Go on with: {summary['resume']}" if summary["resume"] else ""
+        _say(console, f"\n{summary['stopped']}{go_on}", "bold")
+
+
+def _print_costs(summary: Mapping[str, Any], console: Console) -> None:
+    """What chat models cost, per persona and model; nothing where only the embedded engineer was asked."""
+    rows = [each for each in summary["costs"] if each["model"] != EMBEDDED]
+    if not rows:
+        return
+    table = Table(title="\nChat models", title_justify="left", box=None, pad_edge=False)
+    for name in ("persona", "model", "calls", "input", "cached", "output", "thinking", "repairs", "cost"):
+        table.add_column(name, justify="left" if name in ("persona", "model") else "right", overflow="fold")
+    total = {"persona": "all", "model": "", "usage": summary["usage"]}
+    for row in [*rows, total] if len(rows) > 1 else rows:
+        used = row["usage"]
+        tokens = ("input_tokens", "cached_tokens", "output_tokens", "thinking_tokens")
+        cells = [row["persona"], row["model"], f"{used['calls']:,}", *(_count(used[name]) for name in tokens)]
+        table.add_row(*map(escape, cells), str(used["repairs"]), show_cost(used))
+    console.print(table)
+    _say(console, f"  at the prices of {summary['prices']}", "dim")
+    if summary["replayed"]:
+        _say(console, "  replayed: this was paid when it was recorded", "dim")
+
+
+def _count(number: int | None) -> str:
+    return "not reported" if number is None else f"{number:,}"
+
+
+def show_cost(usage: Mapping[str, Any]) -> str:
+    """`$0.0312`; what is not known is said, and is not zero."""
+    known = "" if usage["usd"] is None else f"${usage['usd']:.4f}"
+    if not usage["unpriced"]:
+        return known or "$0"
+    return f"{known} + {usage['unpriced']} calls" if known else "not known"
+
+
+def show_usage(usage: Mapping[str, Any]) -> str:
+    """`12,345 in (8,000 cached), 1,234 out (900 thinking), $0.0312`."""
+    shown = f"{_count(usage['input_tokens'])} in"
+    shown += f" ({usage['cached_tokens']:,} cached)" if usage["cached_tokens"] else ""
+    shown += f", {_count(usage['output_tokens'])} out"
+    shown += f" ({usage['thinking_tokens']:,} thinking)" if usage["thinking_tokens"] else ""
+    return f"{shown}, {show_cost(usage)}"
 
 
 def _print_audit(audit: Mapping[str, Any], console: Console) -> None:

@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 def console(*, error: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=error)
+    return Console(stderr=error, emoji=False)  # `provider:model:` is no picture
 
 
 def home_path(home: Path | None) -> Path:

@@ -13,19 +13,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from langchain_core.messages import BaseMessage
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from evorank.graph.ask import Unanswered, ask
+from evorank.graph.ask import Chat, Unanswered, Unasked, ask
 from evorank.graph.context import Context, Session, context_of, open_session
+from evorank.graph.forms import delta_fields
 from evorank.graph.journal import thread_id
+from evorank.graph.models import Role
+from evorank.graph.spending import Account
 from evorank.graph.state import Attempt, AttemptInput, AttemptOutput, AttemptState, Usage
+from evorank.graph.trouble import shortened
 from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import Finding, RefusedDelta, Stopped, ToolError
 from evorank.model.system import Phi
 from evorank.prompts import render
-from evorank.prompts.answers import Delta, Operation, Proposal, Review
+from evorank.prompts.answers import Configuration, Delta, Operation, Proposal, Review
 from evorank.prompts.briefing import Briefing, Quota
 from evorank.tools.comparison import Comparison
 from evorank.tools.compute_eval import compute_eval
@@ -49,7 +54,8 @@ def think(state: AttemptState, runtime: Runtime[Context]) -> Update:
     started = state.started or time.time()
     _tell(state, "think", f"{state.persona} thinks")
     try:
-        proposal, usage = ask(session.chat(state.step), render.think(_briefing(state, session)), Proposal)
+        messages = render.think(_briefing(state, session))
+        proposal, usage = ask(_chat("think", state, session), messages, Proposal)
     except Unanswered as error:
         return {"started": started} | _failed(state, error)
     return {"started": started, "proposal": proposal.model_dump(), "usage": _spent(state, usage)}
@@ -85,9 +91,11 @@ def code(state: AttemptState, runtime: Runtime[Context]) -> Update:
         return started | {"base": base, "patch": patch}
     briefing = replace(_briefing(state, session), base=phi, base_fingerprint=base)
     findings = [Finding(**finding) for finding in state.findings]
-    messages = render.code(briefing, state.proposal, findings, state.delta if findings else None)
+    previous = state.delta if findings else None
+    whole = session.context.generation == "full"
+    messages = render.code(briefing, state.proposal, findings, previous, whole)
     try:
-        delta, usage = ask(session.chat(state.step), messages, Delta)
+        delta, usage = _coded(messages, briefing, _chat("code", state, session), session)
     except Unanswered as error:
         return started | {"base": base} | _failed(state, error)
     return started | {
@@ -133,7 +141,7 @@ def verify(state: AttemptState, runtime: Runtime[Context]) -> Update:
     )
     try:
         messages = render.review(linter, state.proposal, state.delta)
-        review, usage = ask(session.chat(state.step), messages, Review)
+        review, usage = ask(_chat("linter", state, session), messages, Review)
     except Unanswered as error:
         return candidate | _failed(state, error)
     candidate["usage"] = _spent(state, usage)
@@ -170,7 +178,13 @@ def tool(state: AttemptState, runtime: Runtime[Context]) -> Update:
 
 
 def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
-    """Write the attempt to the journal: once, however often this node runs."""
+    """Write the attempt to the journal: once, however often this node runs.
+
+    What could not be asked is not written: the step stays to be done.
+    """
+    if state.unasked:
+        get_stream_writer()({"event": "unasked", "step": state.step, "text": state.reason})
+        return {}
     session = _session(state, runtime)
     assert state.outcome is not None
     attempt = Attempt(
@@ -195,7 +209,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
         comparison=state.comparison,
         insights=state.insights,
         usage=state.usage,
-        model=session.model_name,
+        model=_chat("think", state, session).name,
         seed=state.seed,
         started_at=datetime.fromtimestamp(state.started, UTC).isoformat(timespec="milliseconds"),
         seconds=round(time.time() - state.started, 3),
@@ -265,12 +279,33 @@ def _tell(state: AttemptState, node: str, text: str) -> None:
     )
 
 
+def _chat(role: Role, state: AttemptState, session: Session) -> Chat:
+    persona = "linter" if role == "linter" else state.persona
+    account = Account(run=state.run, step=state.step, persona=persona)
+    return session.chat(role, account, lambda: _visible(state, session))
+
+
+def _coded(
+    messages: list[BaseMessage], briefing: Briefing, chat: Chat, session: Session
+) -> tuple[Delta, Usage]:
+    """CODE's answer as a delta: asked for as one, or (`generation` full) computed from a whole Φ."""
+    if session.context.generation == "delta":
+        return ask(chat, messages, Delta, delta_fields(briefing.schema, briefing.patchable))
+    whole, usage = ask(chat, messages, Configuration, {"phi": dict(briefing.schema)}, strict=False)
+    try:
+        changes = diff(briefing.base, whole.phi) or [{"op": "test", "path": "", "value": briefing.base}]
+        return Delta.model_validate({"patch": changes, "explanation": whole.explanation}), usage
+    except (RefusedDelta, ValueError) as error:
+        raise Unanswered(f"CODE answered with what is no configuration: {shortened(error)}", usage) from None
+
+
 def _spent(state: AttemptState, usage: Usage) -> Update:
     return (state.usage + usage).model_dump()
 
 
 def _failed(state: AttemptState, error: Unanswered) -> Update:
-    return {"outcome": "failed", "reason": str(error), "usage": _spent(state, error.usage)}
+    spent = {"usage": _spent(state, error.usage), "unasked": isinstance(error, Unasked)}
+    return {"outcome": "failed", "reason": str(error)} | spent
 
 
 def _unmeasured(error: RefusedDelta | ToolError) -> Update:

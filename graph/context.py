@@ -10,7 +10,7 @@ import atexit
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -21,8 +21,12 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from evorank.graph.ask import chat_model
+from evorank.graph.ask import Chat
+from evorank.graph.chats import Chats, require_models
 from evorank.graph.journal import Journal
+from evorank.graph.models import Provider, Role
+from evorank.graph.prices import Price
+from evorank.graph.spending import Account
 from evorank.graph.sqlite import connect, explained
 from evorank.graph.state import Attempt
 from evorank.graph.store import Store
@@ -41,7 +45,7 @@ from evorank.tools.workbench import Workbench
 if TYPE_CHECKING:
     from evorank.graph.operations import Operations
 
-__all__ = ["Context", "Session", "chat_model", "close_sessions", "context_of", "open_session"]
+__all__ = ["Context", "Session", "close_sessions", "context_of", "open_session"]
 
 PROPOSERS = ("optimizer", "architecture", "reward")
 Made = TypeVar("Made")
@@ -59,8 +63,26 @@ class Context(BaseModel):
     )
     model: str | None = Field(
         default=None,
-        description="Chat model as provider:model, e.g. google_genai:gemini-2.5-pro; empty: the embedded "
-        "engineer, a search algorithm that needs no key",
+        description="Chat model as provider:model, e.g. google_genai:gemini-2.5-pro; several with commas "
+        "between: an ensemble; empty: the embedded engineer, a search algorithm that needs no key",
+    )
+    models: dict[Role, str] = Field(
+        default_factory=dict,
+        description="Other chat models for single roles: think, code, linter, strategist, insight",
+        json_schema_extra={"examples": [{"linter": "google_genai:gemini-2.5-flash"}]},
+    )
+    providers: dict[str, Provider] = Field(
+        default_factory=dict,
+        description="How providers are reached, by provider or by provider:model: address, timeout, retries, "
+        "limits, options",
+    )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="Dollars per million tokens by provider:model, where evorank's own table is not right",
+    )
+    generation: Literal["delta", "full"] = Field(
+        default="delta",
+        description="What CODE answers: what changes, or (to compare with) the whole configuration",
     )
     personas: list[str] | None = Field(
         default=None,
@@ -121,9 +143,17 @@ class Context(BaseModel):
     max_tokens: int | None = Field(
         default=None, ge=1, description="Budget of a run: tokens reported, in and out"
     )
+    max_usd: float | None = Field(
+        default=None, gt=0, description="Budget of a run: what its calls cost, in US dollars"
+    )
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="Budget of a run: minutes until it asks for nothing more"
+    )
     max_cpu_seconds: float | None = Field(
         default=None, gt=0, description="Budget of a run: CPU-seconds of training and scoring"
     )
+    record: str | None = Field(default=None, description="File that every call is written to, to be replayed")
+    replay: str | None = Field(default=None, description="File of a recording that answers instead of models")
     chat_model: SkipJsonSchema[BaseChatModel | None] = Field(default=None, exclude=True)
     """A live chat model in place of `model`."""
     pool: SkipJsonSchema[Any] = Field(default=None, exclude=True)
@@ -152,12 +182,12 @@ class Session:
         ours = isinstance(workbench.system, NeuralRanker)
         self.functions = {str(each): each.doc for each in FUNCTIONS.values()} if ours else {}
         """What prompts say of the layer language: signature -> one line. Empty for other systems."""
-        self._chat = context.chat_model
-        if self._chat is None and context.model is not None:
-            self._chat = chat_model(context.model, context.seed)
         self._dumps: dict[str, dict[str, Any]] = {}
         self.stop = threading.Event()
+        self.chats = Chats(context, store, self.surface.name, self.stop)
         self.stop_reason: str | None = None
+        self.taken_up: dict[str, int] = {}
+        """Run -> how many of its steps were done when this session began with it."""
         self.operations: Operations | None = None
         """The online loop's handles, once `open_operations` was asked for them."""
 
@@ -175,9 +205,12 @@ class Session:
         self.stop_reason = reason
         self.stop.set()
 
-    def chat(self, step: int) -> BaseChatModel:
-        """The chat model for a step; the embedded engineer is seeded by the context's seed and the step."""
-        return self._chat or chat_model(None, self.seed(step))
+    def chat(self, role: Role, account: Account, journal: Callable[[], Sequence[Attempt]] = tuple) -> Chat:
+        """Who answers for a role; the embedded engineer is seeded by the context's seed and the step.
+
+        `journal`: the attempts that an ensemble is chosen by.
+        """
+        return self.chats.chat(role, account, self.seed(account.step or 0), journal)
 
     def seed(self, step: int) -> int:
         digest = hashlib.sha256(f"{self.context.seed}/{step}".encode()).digest()
@@ -188,13 +221,6 @@ class Session:
         if attempt.id not in self._dumps:
             self._dumps[attempt.id] = attempt.model_dump(mode="json")
         return self._dumps[attempt.id]
-
-    @property
-    def model_name(self) -> str:
-        """How the journal names who proposed."""
-        if self.context.chat_model is not None:
-            return self.context.chat_model._llm_type
-        return self.context.model or "embedded engineer"
 
     @contextmanager
     def checkpointer(self) -> Iterator[SqliteSaver]:
@@ -258,8 +284,7 @@ def open_session(context: Context) -> Session:
     key = (home, context.store, context.model_dump_json(exclude={"home"}), live)
     with _lock:
         if key not in _sessions:
-            if context.chat_model is None and context.model is not None:
-                chat_model(context.model, 0)  # a wrong name is told now, not after the log is encoded
+            require_models(context)  # what is missing is told now, not after the log is encoded
             if context.pool is None:  # and so is what cannot train
                 require_executor(context.executor, context.address, **_lock_and_device(context))
             surface = open_surface(home, context.surface)

@@ -90,8 +90,8 @@ def online(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
     """Nominate what won, and let the surface live on until the day that was decided."""
     session = open_session(context_of(state.context, runtime))
     operations = _operations(session)
-    if operations is None:
-        return {}
+    if operations is None or (state.batch and session.chats.halted(state.run)):
+        return {}  # the run ends now, and not after days of traffic whose batch was not made
     for attempt in session.journal.attempts(run=state.run):
         if attempt.won:
             nominate(operations, attempt)

@@ -21,10 +21,9 @@ from evorank.graph.attempt import attempt_builder
 from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.ideas import Idea, Ideas, carrier
 from evorank.graph.journal import thread_id
-from evorank.graph.rankings import Rankings
-from evorank.graph.state import Attempt, AttemptInput, OfflineInput, OfflineOutput, OfflineState, Usage
+from evorank.graph.state import Attempt, AttemptInput, OfflineInput, OfflineOutput, OfflineState
 
-__all__ = ["best_attempt", "builder", "graph"]
+__all__ = ["best_attempt", "builder", "graph", "reason_to_stop"]
 
 
 def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -40,9 +39,14 @@ def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
     update: dict[str, Any] = {"run": run, "since": since, "batch": [], "stopped": None}
     done = {attempt.step for attempt in attempts}
     left = [step for step in range(state.steps) if step not in done]
+    session.taken_up.setdefault(run, len(attempts))
     if not left:
-        return update
-    if reason := _reason_to_stop(session, attempts):
+        # Steps that were spent on a chat model that does not answer are done, and nothing came of them.
+        in_vain = bool(attempts) and all(map(_in_vain, attempts))
+        told = f"chat model: no proposal in {len(attempts)} steps; {attempts[-1].reason}" if in_vain else None
+        return update | {"stopped": told}
+    if reason := reason_to_stop(session, run):
+        session.chats.desk.failed.pop(run, None)  # told now; who goes on with the run asks again
         return update | {"stopped": reason}
     size = session.context.parallel
     first = left[0] // size * size
@@ -109,29 +113,39 @@ def _since(session: Session, attempts: Sequence[Attempt]) -> str:
     return session.journal.before(attempts[0].id) if attempts else session.journal.watermark()
 
 
-def _reason_to_stop(session: Session, attempts: Sequence[Attempt]) -> str | None:
-    context = session.context
+def reason_to_stop(session: Session, run: str) -> str | None:
+    """Why a run shall begin nothing more, whatever is left of it; None: nothing keeps it."""
     if session.stop.is_set():
         return session.stop_reason or "stopped"
-    if attempts:
-        ranking = Rankings(session.store, session.surface.name).usage(attempts[0].run)
-        total = sum((attempt.usage for attempt in attempts), ranking)
-    else:
-        total = Usage()
-    spent = {
-        "calls": float(total.calls),
-        "tokens": float((total.input_tokens or 0) + (total.output_tokens or 0)),
-        "cpu_seconds": total.cpu_seconds,
-    }
-    for name, amount in spent.items():
-        limit = getattr(context, f"max_{name}")
-        if limit is not None and amount >= limit:
-            return f"budget: {amount:,.0f} of {limit:,.0f} {name.replace('_', '-')} spent"
-    # A chat model that cannot even propose (wrong key, no network) fails every step in the same way.
-    last = sorted(attempts, key=lambda attempt: attempt.step)[-max(3, context.parallel) :]
-    if len(last) >= 3 and all(each.outcome == "failed" and each.category is None for each in last):
-        return f"chat model: no proposal in the last {len(last)} steps; {last[-1].reason}"
-    return None
+    if failed := session.chats.desk.failed.get(run):
+        return failed
+    if spent := session.chats.desk.budget.spent(run):
+        return spent
+    limit = session.context.max_cpu_seconds
+    if limit is not None:
+        amount = sum(attempt.usage.cpu_seconds for attempt in session.journal.attempts(run=run))
+        if amount >= limit:
+            return f"budget: {amount:,.0f} of {limit:,.0f} cpu-seconds spent"
+    return _nobody_answers(session, run)
+
+
+def _nobody_answers(session: Session, run: str) -> str | None:
+    """A chat model that broke, or proposed nothing, at the newest steps will do so at all others.
+
+    Of the steps that were done since this session took the run up, or since it was told so last.
+    """
+    attempts = session.journal.attempts(run=run)
+    newest = attempts[session.taken_up.setdefault(run, len(attempts)) :][-max(3, session.context.parallel) :]
+    in_vain = [_in_vain(attempt) for attempt in newest]
+    if len(newest) < 3 or not all(in_vain):
+        return None
+    session.taken_up[run] = len(attempts)
+    return f"chat model: no proposal in the last {len(newest)} steps; {newest[-1].reason}"
+
+
+def _in_vain(attempt: Attempt) -> bool:
+    """Nothing came of it because of the chat model."""
+    return attempt.outcome == "failed" and (attempt.category is None or attempt.usage.failures > 0)
 
 
 def offline_builder() -> StateGraph[OfflineState, Context, Any, Any]:

@@ -1,8 +1,7 @@
 """rankings: what the strategist was asked and answered, so that the same question is not paid for twice.
 
 A tick may come from cron every few minutes; between two of them, nothing that the strategist goes by has
-changed as a rule. Each answer is kept with a fingerprint of its question, and so is what it cost, also where
-there was no usable answer.
+changed as a rule. Each answer is kept with a fingerprint of its question; what it cost is in `spending.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from evorank.graph.state import Usage
 from evorank.graph.store import Store
 from evorank.prompts.answers import Ranking
 
@@ -42,22 +40,14 @@ class Rankings:
             return None
         return Ranking.model_validate_json(rows[0][1])
 
-    def keep(self, question: str, answer: Ranking | None, usage: Usage, run: str | None) -> None:
-        """Note an answer (None: there was no usable one) and its cost, on account of a run if one asked."""
+    def keep(self, question: str, answer: Ranking | None, run: str | None) -> None:
+        """Note an answer (None: there was no usable one), on account of a run if one asked."""
         with self.store.transaction() as access:
             access.execute(
+                # `usage` is of earlier versions, which kept costs here.
                 "INSERT INTO evorank_rankings (surface, number, question, answer, usage, run, at)"
-                " SELECT ?, coalesce(max(number), 0) + 1, ?, ?, ?, ?, ? FROM evorank_rankings"
+                " SELECT ?, coalesce(max(number), 0) + 1, ?, ?, '{}', ?, ? FROM evorank_rankings"
                 " WHERE surface = ?",
-                *(self.surface, question, answer and answer.model_dump_json(), usage.model_dump_json(), run),
+                *(self.surface, question, answer and answer.model_dump_json(), run),
                 *(datetime.fromtimestamp(access.time, UTC).isoformat(), self.surface),
             )
-
-    def usage(self, run: str | None = None) -> Usage:
-        """What all questions cost, or those of a run."""
-        with self.store.reading() as access:
-            rows = access.execute(
-                "SELECT usage FROM evorank_rankings WHERE surface = ? AND (run = ? OR ? = '')",
-                *(self.surface, run or "", run or ""),
-            )
-        return sum((Usage.model_validate_json(usage) for (usage,) in rows), Usage())

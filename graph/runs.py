@@ -23,12 +23,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evorank.graph.chats import Greeting
 from evorank.graph.context import Context, Session, open_session
 from evorank.graph.evolve import builder
 from evorank.graph.journal import thread_id
 from evorank.graph.offline import best_attempt
 from evorank.graph.operations import open_operations
-from evorank.graph.rankings import Rankings
+from evorank.graph.recording import Head
+from evorank.graph.spending import by_model
 from evorank.graph.state import Attempt, Usage
 from evorank.graph.status import audit_launches
 from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta, ToolError
@@ -38,6 +40,10 @@ from evorank.tools.holdback import Audit
 
 __all__ = ["Plan", "Summary", "carry_out", "latest_run", "load_plan", "new_plan"]
 
+NOT_RECORDED = frozenset(
+    ("home", "executor", "address", "workers", "device", "allow_degraded", "providers", "record", "replay")
+)
+"""Fields of a context that say where and how a run was carried out, and nothing of what it finds."""
 Event = Mapping[str, Any]
 
 
@@ -86,8 +92,14 @@ class Summary(BaseModel):
     """Candidates of the surface that still wait for a live test."""
     days: int = 0
     """Days that the surface lived during the run."""
-    ranking: Usage = Field(default_factory=Usage)
-    """What asking the strategist cost, on account of this run."""
+    usage: Usage = Field(default_factory=Usage)
+    """What its calls to chat models cost, and its trainings: also of steps that were not finished."""
+    costs: list[dict[str, Any]] = Field(default_factory=list)
+    """The same per persona and model: {"persona", "model", "usage"}."""
+    prices: str = ""
+    """The date of the table of prices."""
+    replayed: bool = False
+    """A recording has answered: what it cost was paid before."""
     audit: Audit | None = None
     """All launches on this surface together, against the users whom none ever reached."""
     note: str = ""
@@ -100,7 +112,7 @@ class Summary(BaseModel):
 
 
 def new_plan(context: Context, steps: int, days: int = 0) -> Plan:
-    """A fresh run, named by its time, written to disk before anything else happens."""
+    """A fresh run, named by its time, written to disk before anything else happens, its recording begun."""
     session = open_session(context)
     now = datetime.now(UTC)
     plan = Plan(
@@ -114,6 +126,9 @@ def new_plan(context: Context, steps: int, days: int = 0) -> Plan:
         versions={name: version(name) for name in ("evorank", "torch", "langgraph", "duckdb", "numpy")}
         | {"python": platform.python_version()},
     )
+    if session.chats.desk.recorder is not None:
+        asked = {name: value for name, value in plan.context.items() if name not in NOT_RECORDED}
+        session.chats.desk.recorder.begin(Head(run=plan.run, steps=steps, days=days, context=asked))
     _write(session.home / "runs" / plan.run / "run.json", plan.model_dump_json(indent=2))
     return plan
 
@@ -140,14 +155,22 @@ def latest_run(home: Path) -> str:
     raise ConfigurationError(f"`--resume` found no unfinished run under {home / 'runs'}.")
 
 
-def carry_out(plan: Plan, context: Context, on_event: Callable[[Event], None] = lambda _: None) -> Summary:
+def carry_out(
+    plan: Plan,
+    context: Context,
+    on_event: Callable[[Event], None] = lambda _: None,
+    greetings: Sequence[Greeting] = (),
+) -> Summary:
     """Carry out a plan, or what is left of it, and report on the test period.
 
-    `context` is the plan's own, with live handles. Raises EvorankError for what stops a run as a whole; what
-    goes wrong with one candidate is in the journal instead.
+    `context` is the plan's own, with live handles; `greetings`: what `chats.greet` has heard from its models.
+    Raises EvorankError for what stops a run as a whole; what goes wrong with one candidate is in the journal
+    instead.
     """
     started = time.monotonic()
     session = open_session(context)
+    session.chats.desk.budget.begin()
+    session.chats.note(greetings, plan.run)
     grows = session.surface.spec.online is not None
     if not grows and session.workbench.dataset.key != plan.data_version:
         raise ConfigurationError(
@@ -209,8 +232,11 @@ def _summarize(
     attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)
     best = best_attempt(attempts)
     live = _what_people_said(plan, session, ended) if session.surface.spec.online is not None else {}
-    complete = len(attempts) >= plan.steps and not (session.stop.is_set() and ended.get("live"))
+    done = len(attempts) >= plan.steps and not (session.stop.is_set() and ended.get("live"))
+    complete = done and not ended.get("stopped")
     stopped = ended.get("stopped") or session.stop_reason or "stopped"
+    calls = session.chats.desk.spending.calls(plan.run)
+    trained = Usage(cpu_seconds=sum(attempt.usage.cpu_seconds for attempt in attempts))
     test, note = (None, "") if live or not complete else _test(plan, session, best, on_event)
     folder = session.home / "runs" / plan.run
     return Summary(
@@ -227,16 +253,18 @@ def _summarize(
         test=test,
         note=note,
         seconds=seconds,
-        training_cpu_seconds=sum(attempt.usage.cpu_seconds for attempt in attempts),
+        training_cpu_seconds=trained.cpu_seconds,
+        usage=sum((call.usage for call in calls), trained),
+        costs=by_model(calls),
+        prices=session.chats.prices.as_of,
+        replayed=session.context.replay is not None,
         report_seconds=time.monotonic() - reporting,
         files={
             "journal": session.store.name,
             "run": str(folder),
             "surface": str(session.surface.directory),
         },
-        resume=None
-        if complete
-        else f"python cli.py run --resume {plan.run} --home {os.path.relpath(session.home)}",
+        resume=None if done else _resume(plan, session, stopped),
         **live,
     )
 
@@ -247,6 +275,17 @@ def _counted(attempts: Sequence[Attempt], by: str) -> dict[str, dict[str, int]]:
     for attempt in attempts:
         found.setdefault(getattr(attempt, by) or "none", Counter())[attempt.outcome] += 1
     return {name: dict(counts) for name, counts in found.items()}
+
+
+def _resume(plan: Plan, session: Session, stopped: str) -> str:
+    """The command that goes on, with more money or tokens where these are spent."""
+    command = f"python cli.py run --resume {plan.run} --home {os.path.relpath(session.home)}"
+    context = session.context
+    if stopped.endswith("dollars spent") and context.max_usd is not None:
+        command += f" --max-usd {2 * context.max_usd:g}"
+    if stopped.endswith("tokens spent") and context.max_tokens is not None:
+        command += f" --max-tokens {2 * context.max_tokens}"
+    return command
 
 
 def _test(
@@ -272,7 +311,6 @@ def _what_people_said(plan: Plan, session: Session, ended: Mapping[str, Any]) ->
         "experiments": [each.summary() for each in found if each.run == plan.run],
         "queued": sum(entry.phase == "proposed" for entry in operations.schedule.entries()),
         "days": (now - begun).days,
-        "ranking": Rankings(session.store, session.surface.name).usage(plan.run),
         "audit": audit_launches(session.surface, found, operations.platform),
     }
 

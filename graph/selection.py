@@ -13,6 +13,7 @@ from typing import Any, Literal
 from evorank.graph.ask import Unanswered, ask
 from evorank.graph.context import Session
 from evorank.graph.rankings import Rankings, fingerprint_of_question
+from evorank.graph.spending import Account
 from evorank.graph.state import Experiment, Usage
 from evorank.model.errors import ConfigurationError
 from evorank.prompts import render
@@ -79,12 +80,13 @@ def select(
     remembered = answer is not None
     if answer is None:
         try:
-            answer, usage = ask(session.chat(0), render.rank(_pool(queue, past, places, session)), Ranking)
+            chat = session.chat("strategist", Account(run=run, persona="strategist"))
+            answer, usage = ask(chat, render.rank(_pool(queue, past, places, session)), Ranking)
         except Unanswered as error:
-            rankings.keep(question, None, error.usage, run)
+            rankings.keep(question, None, run)
             why = f"First in, first out this time: the strategist gave no answer ({error})."
             return Selection(in_turn.order, in_turn.start, reason=why, usage=error.usage)
-        rankings.keep(question, answer, usage, run)
+        rankings.keep(question, answer, run)
     order, mended = _complete(answer.order, in_turn.order)
     chosen = [each for each in order if each not in kept][: places - len(kept)]
     start = [each for each in chosen if each in waiting]
@@ -104,7 +106,7 @@ def _question(
         "journal": [len(journal), journal[-1].id if journal else ""],
         "production": session.production_fingerprint,
         "places": places,
-        "model": [session.model_name, session.context.seed],
+        "model": [session.chats.told("strategist"), session.context.seed],
         "steering": session.context.steering,
     }
 

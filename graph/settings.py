@@ -19,6 +19,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from evorank.graph.keys import load_keys, trace
+from evorank.graph.models import EMBEDDED, Provider, Role, describe, names
+from evorank.graph.prices import Price, Prices
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
 from evorank.tools.evaluator.choose import ExecutorName, require_executor
 from evorank.tools.evaluator.gpu import DeviceName, choose_device
@@ -37,7 +40,19 @@ class Settings(BaseSettings):
     )
     home: str = Field(".evorank", min_length=1, description="Folder of everything a run reads and writes")
     surface: str = Field("simulated", min_length=1, description="Surface to improve")
-    model: str | None = Field(None, description="Chat model as provider:model; none: embedded engineer")
+    model: str | None = Field(
+        None, description="Chat model as provider:model, several with commas; none: embedded engineer"
+    )
+    models: dict[Role, str] = Field({}, description="Other chat models by role: think, code, linter ...")
+    providers: dict[str, Provider] = Field({}, description="How providers are reached, by their names")
+    prices: dict[str, Price] = Field({}, description="Dollars per million tokens by provider:model")
+    generation: Literal["delta", "full"] = Field("delta", description="What CODE answers")
+    max_usd: float | None = Field(None, gt=0, description="What the calls of a run may cost, in US dollars")
+    max_tokens: int | None = Field(None, ge=1, description="Tokens that a run may use")
+    max_minutes: float | None = Field(None, gt=0, description="Minutes until a run asks for nothing more")
+    record: str | None = Field(None, description="File that every call is written to")
+    replay: str | None = Field(None, description="File of a recording that answers instead of models")
+    trace: bool = Field(False, description="Let LangSmith hear of everything")
     personas: list[str] | None = Field(None, description="Only these personas; none: all that apply")
     steps: int = Field(50, ge=1, description="Candidates to try")
     days: int = Field(112, ge=0, description="Days of traffic that a run may let pass on a simulated surface")
@@ -69,13 +84,28 @@ class Settings(BaseSettings):
 
     def context(self) -> dict[str, Any]:
         """The fields that the graphs' context has too."""
-        return self.model_dump(exclude={"steps", "days"})
+        return self.model_dump(exclude={"steps", "days", "trace"})
 
 
-def load_settings(flags: Mapping[str, Any]) -> Settings:
-    """Flags over environment over evorank.toml over defaults; ConfigurationError names field and source."""
+def load_settings(
+    flags: Mapping[str, Any], replay: Path | None = None, base_url: str | None = None
+) -> Settings:
+    """Flags over environment over evorank.toml over defaults; ConfigurationError names field and source.
+
+    `.env` in the working directory is part of the environment from here on; LangSmith hears of nothing from
+    here on, unless `trace` is set. `replay`: what a recording was made with lies between flags and
+    environment. `base_url`: the address of the provider of `model`.
+    """
+    load_keys()
+    recorded: dict[str, Any] = {}
+    if replay is not None:
+        from evorank.graph.recording import read_head
+
+        recorded = read_head(replay).settings(set(Settings.model_fields))
     try:
-        return Settings(**flags)
+        settings = Settings(**(recorded | dict(flags)))
+        trace(settings.trace)
+        return settings if base_url is None else _at(settings, base_url)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
@@ -87,6 +117,22 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
         ) from error
     except ValueError as error:  # tomllib.TOMLDecodeError
         raise ConfigurationError(f"`evorank.toml` is not valid TOML: {error}.") from error
+
+
+def _at(settings: Settings, base_url: str) -> Settings:
+    providers = {name.partition(":")[0] for name in names(settings.model)}
+    if len(providers) != 1:
+        raise ConfigurationError(
+            "`--base-url` is the address of one provider, that of --model; here are "
+            f"{', '.join(sorted(providers)) or 'none'}. In evorank.toml: [providers.NAME] base_url = ..."
+        )
+    (name,) = providers
+    known = settings.providers.get(name, Provider()).model_dump(exclude_unset=True)
+    try:
+        provider = Provider.model_validate(known | {"base_url": base_url})
+    except ValidationError as error:
+        raise ConfigurationError(f"`--base-url`: {error.errors()[0]['msg']}, got {base_url!r}.") from None
+    return settings.model_copy(update={"providers": settings.providers | {name: provider}})
 
 
 def health(settings: Settings) -> list[dict[str, Any]]:
@@ -166,10 +212,21 @@ def _home(settings: Settings) -> str:
 
 
 def _chat_model(settings: Settings) -> str:
-    from evorank.graph.context import chat_model
+    """Which models would be asked, and what is missing for them; nothing is sent."""
+    from evorank.graph.chats import require_models, used_models
+    from evorank.graph.context import Context
 
-    chat_model(settings.model, settings.seed)
-    return settings.model or "the embedded engineer: a search algorithm, no key needed"
+    context = Context(**settings.context())
+    require_models(context)
+    told = []
+    for name, roles in used_models(context).items():
+        if name == EMBEDDED:
+            told.append(f"{', '.join(roles)}: the embedded engineer, a search algorithm, no key needed")
+            continue
+        price = Prices(settings.prices).of(name)
+        cost = f"${price.input:g} in, ${price.output:g} out a million tokens" if price else "price not known"
+        told.append(f"{', '.join(roles)}: {describe(name)}, {cost}")
+    return "; ".join(told)
 
 
 def _surface(settings: Settings) -> str:

@@ -36,26 +36,41 @@ chat model broke on it; `duplicate`: this Φ is in the journal already."""
 
 
 class Usage(BaseModel):
-    """What an attempt cost. None means "not reported", which is not zero."""
+    """What something cost. None means "not reported", which is not zero; sums are over what was reported."""
 
     model_config = ConfigDict(extra="forbid")
     calls: int = 0
+    """Answers of a chat model, usable or not."""
     input_tokens: int | None = None
+    """All that was read, cached tokens among them."""
+    cached_tokens: int | None = None
+    """Of these, read from the provider's cache."""
     output_tokens: int | None = None
+    """All that was written, thinking among it."""
+    thinking_tokens: int | None = None
+    usd: float | None = None
+    unreported: int = 0
+    """Answers that came without their tokens: what is missing in the tokens above."""
+    unpriced: int = 0
+    """Answers whose price is not known: what is missing in `usd`."""
+    repairs: int = 0
+    """How often an answer missed its form, and was asked for again."""
+    retries: int = 0
+    """How often a provider did not answer, and was asked again."""
+    failures: int = 0
+    """Questions that a provider did not answer at all."""
     cpu_seconds: float = 0.0
     """Training and scoring, all seeds, cached evaluations not counted."""
 
     def __add__(self, other: Usage) -> Usage:
-        """Tokens add up over the calls that reported them."""
-        return Usage(
-            calls=self.calls + other.calls,
-            input_tokens=_sum(self.input_tokens, other.input_tokens),
-            output_tokens=_sum(self.output_tokens, other.output_tokens),
-            cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+        """Each field summed over those that have it."""
+        theirs = other.model_dump()
+        return Usage.model_validate(
+            {name: _sum(value, theirs[name]) for name, value in self.model_dump().items()}
         )
 
 
-def _sum(one: int | None, two: int | None) -> int | None:
+def _sum(one: float | None, two: float | None) -> float | None:
     return None if one is None and two is None else (one or 0) + (two or 0)
 
 
@@ -146,6 +161,7 @@ class Attempt(BaseModel):
     """SQL queries asked and what they returned: {"query", "table" | "error"}."""
     usage: Usage = Field(default_factory=Usage)
     model: str = ""
+    """Who proposed it: provider:model, or the embedded engineer."""
     seed: int = 0
     started_at: str = ""
     """ISO 8601, UTC."""
@@ -287,6 +303,8 @@ class AttemptState(AttemptInput, AttemptOutput):
     fingerprint: str | None = None
     outcome: Outcome | None = None
     """Set by whichever node ends the attempt; the next stop is then record."""
+    unasked: bool = False
+    """A chat model could not be asked anything: the budget is spent, or it is not there."""
     reason: str = ""
     comparison: dict[str, Any] | None = None
     usage: Usage = Field(default_factory=Usage)

@@ -123,9 +123,17 @@ TABLES = (
         PRIMARY KEY (surface, batch),
         UNIQUE (surface, idempotency_key)
     )""",
+    """CREATE TABLE IF NOT EXISTS evorank_calls (
+        id TEXT PRIMARY KEY,
+        surface TEXT NOT NULL,
+        run TEXT,
+        at TEXT NOT NULL,
+        data TEXT NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS evorank_calls_of_run ON evorank_calls (surface, run)",
 )
-"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py` and `ledger.py` keep, in words that SQLite and
-PostgreSQL share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py` and `spending.py` keep, in words
+that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

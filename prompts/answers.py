@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Category", "Delta", "Operation", "Proposal", "Ranking", "Review"]
+__all__ = ["Category", "Configuration", "Delta", "Operation", "Proposal", "Ranking", "Review"]
 
 Category = Literal["explore", "exploit", "innovate"]
 
@@ -51,6 +52,25 @@ class Delta(_Answer):
 
     patch: list[Operation] = Field(min_length=1, max_length=50)
     explanation: str = Field(default="", max_length=2000, description="What the patch does, in a sentence")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_configuration(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "patch" not in given:
+            whole = sorted(str(name) for name, value in given.items() if isinstance(value, Mapping))
+            if whole:
+                raise ValueError(
+                    f"must not be a whole configuration ({', '.join(whole)[:100]}): answer with `patch`, "
+                    "which holds only what changes"
+                )
+        return given
+
+
+class Configuration(_Answer):
+    """CODE, where deltas are not asked for (`generation` full): all of Φ."""
+
+    phi: dict[str, Any] = Field(description="The whole configuration, what does not change included")
+    explanation: str = Field(default="", max_length=2000, description="What changed, in a sentence")
 
 
 class Review(_Answer):

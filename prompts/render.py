@@ -38,14 +38,19 @@ def code(
     proposal: Proposal,
     findings: Sequence[Finding] = (),
     previous: Delta | None = None,
+    whole: bool = False,
 ) -> list[BaseMessage]:
-    """Ask for a `Delta` on `briefing.base`; with findings, for a repaired version of `previous`."""
+    """Ask for a `Delta` on `briefing.base`; with findings, for a repaired version of `previous`.
+
+    `whole`: ask for a `Configuration` instead, all of Φ.
+    """
     return _messages(
         "code",
         briefing,
         proposal=_proposal(proposal),
         findings=_findings(findings),
         previous=_delta(previous),
+        whole=whole,
     )
 
 

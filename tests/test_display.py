@@ -16,6 +16,7 @@ from evorank.display import (
     print_summary,
     show_changes,
     show_difference,
+    show_usage,
 )
 
 
@@ -142,11 +143,12 @@ def test_a_table_shows_id_change_difference_and_verdict_at_any_width(width: int)
 def test_the_end_of_a_run_says_who_won_how_often():
     console = Console(file=io.StringIO(), width=120)
     counts = {"better": 1, "worse": 2, "cheaper": 1}
-    nothing = dict.fromkeys(("best", "test", "audit", "resume", "days", "queued"))
+    nothing = dict.fromkeys(("best", "test", "audit", "stopped", "resume", "days", "queued"))
     summary = {"run": "r", "steps": 5, "finished": 5, "seconds": 2.0, "training_cpu_seconds": 1.0}
     summary |= {"outcomes": counts | {"refused": 1}, "report_seconds": 0.0, "files": {}, "note": ""}
     summary |= {"personas": {"optimizer": counts, "reward": {"refused": 1}}, "switched_off": {}}
     summary |= {"categories": {"explore": {"better": 1}, "exploit": {"worse": 2}}, "experiments": []}
+    summary |= {"costs": []}
     print_summary(nothing | summary, console)
     assert isinstance(console.file, io.StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines()]
@@ -156,3 +158,35 @@ def test_the_end_of_a_run_says_who_won_how_often():
     assert rows.index(["explore", "1", "0", "0", "0", "100%"]) > rows.index(
         ["reward", "0", "0", "0", "1", "0%"]
     )
+
+
+USED = {
+    "calls": 3, "input_tokens": 12_345, "cached_tokens": 8_000, "output_tokens": 1_234,
+    "thinking_tokens": None, "usd": 0.03125, "unreported": 0, "unpriced": 0, "repairs": 2, "retries": 0,
+    "failures": 0,
+}  # fmt: skip
+
+
+def test_what_a_call_cost_is_told_and_what_is_not_known_is_not_told_as_nothing() -> None:
+    assert show_usage(USED) == "12,345 in (8,000 cached), 1,234 out, $0.0312"
+    assert show_usage(USED | {"unpriced": 2}).endswith("$0.0312 + 2 calls")
+    unknown = USED | {"input_tokens": None, "cached_tokens": None, "usd": None, "unpriced": 3}
+    assert show_usage(unknown) == "not reported in, 1,234 out, not known"
+
+
+def test_an_attempt_shows_every_call_and_their_sum() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    call = {"role": "think", "model": "a:b", "seconds": 2.5, "usage": USED | {"retries": 1}}
+    failed = {"role": "code", "model": "a:b", "seconds": 0.0, "usage": USED | {"calls": 0, "failures": 1}}
+    print_attempt(attempt(model="a:b", usage=USED), console, [call, failed])
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "think      a:b: 12,345 in (8,000 cached), 1,234 out, $0.0312, 2.5 s, 1 retries" in printed
+    assert "code       a:b: no answer, 0.0 s, 1 failures" in printed
+    assert "chat models: 12,345 in (8,000 cached), 1,234 out, $0.0312, 2 answers missed" in printed
+
+
+@pytest.mark.parametrize("kind", ["lines", "live"])
+def test_what_a_run_waits_for_is_shown(kind: str) -> None:
+    text = "a:b: 429 slow down; asked again in 17 s"
+    assert text in shown(kind, {"event": "trouble", "text": text})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
 from evorank.cli import app
+from evorank.graph.settings import Settings
 from evorank.surfaces.surface import SurfaceSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,9 +36,21 @@ def test_every_file_of_the_tree_exists_and_every_module_of_the_main_folders_is_i
             assert path.name == "__init__.py" or f"{main}/{path.name}" in named, f"not in the tree: {path}"
 
 
+def _toml(first: str) -> dict[str, Any]:
+    """The TOML of the README that begins so."""
+    (text,) = [each for each in re.findall(r"```toml\n(.*?)```", README, re.S) if each.startswith(first)]
+    return tomllib.loads(text)
+
+
+def test_the_settings_file_of_the_readme_is_valid() -> None:
+    settings = Settings(**_toml("# evorank.toml"))
+    assert settings.models
+    assert settings.providers
+    assert settings.prices
+
+
 def test_the_surface_file_of_the_readme_is_valid() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.S)
-    spec = SurfaceSpec.model_validate(tomllib.loads(text))
+    spec = SurfaceSpec.model_validate(_toml("name = "))
     assert [feature.name for feature in spec.log.features] == [
         "user_id",
         "item_id",

@@ -31,7 +31,7 @@ class ScriptedChatModel(BaseChatModel):
         return "scripted"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
-        return self.bind(form=tools[0].__name__)
+        return self.bind(form=tools[0]["title"])
 
     def _generate(self, messages: list[BaseMessage], *args: Any, form: str = "", **kwargs: Any) -> ChatResult:
         with self._lock:

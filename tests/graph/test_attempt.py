@@ -141,7 +141,7 @@ def test_a_base_that_nobody_knows_is_refused_by_name(run):
 
 
 def test_a_chat_model_that_breaks_is_a_result_and_the_run_goes_on(run):
-    model = in_turn([ConnectionError("no route to host"), proposal()], [learning_rate(0.05)])
+    model = in_turn([RuntimeError("no route to host"), proposal()], [learning_rate(0.05)])
     first, second = run(model, steps=2)
     assert first.outcome == "failed"
     assert "no route to host" in first.reason
@@ -149,16 +149,16 @@ def test_a_chat_model_that_breaks_is_a_result_and_the_run_goes_on(run):
     assert second.outcome in MEASURED
 
 
-def test_an_answer_in_another_form_is_asked_for_once_more(run):
+def test_an_answer_in_another_form_is_asked_for_twice_more(run):
     model = in_turn([proposal(category="gamble"), proposal()], [learning_rate(0.05)])
     (attempt,) = run(model)
     assert attempt.outcome in MEASURED
-    assert attempt.usage.calls == 4
-    assert "That is not a valid Proposal" in model.asked[1][1]
+    assert (attempt.usage.calls, attempt.usage.repairs) == (4, 1)
+    assert "That is not a valid Proposal: `category` input should be" in model.asked[1][1]
     (attempt,) = run(in_turn([proposal(category="gamble")], []), run="stubborn")
     assert attempt.outcome == "failed"
     assert "did not answer with a valid Proposal" in attempt.reason
-    assert attempt.usage.calls == 2
+    assert (attempt.usage.calls, attempt.usage.repairs) == (3, 2)
 
 
 def test_a_training_that_fails_is_journaled_with_its_reason(run, trainings):

@@ -14,7 +14,6 @@ from langgraph.graph import END, START, StateGraph
 from scripted import rates
 from typing_extensions import TypedDict
 
-from evorank.graph.ask import chat_model
 from evorank.graph.context import Context, close_sessions, context_of, open_session
 from evorank.graph.offline import graph
 from evorank.model.errors import ConfigurationError, JournalError
@@ -102,26 +101,6 @@ def test_the_home_comes_from_the_environment_unless_it_is_given(monkeypatch, tmp
     monkeypatch.setenv("EVORANK_HOME", str(tmp_path / "env"))
     assert Context().home_path() == tmp_path / "env"
     assert Context(home=str(tmp_path / "given")).home_path() == tmp_path / "given"
-
-
-@pytest.mark.parametrize("name", ["gemini", "google_genai:", ":gemini", "nobody:model"])
-def test_an_unknown_model_string_says_which_form_it_must_have(name):
-    with pytest.raises(ConfigurationError, match=r"`model`.*provider:model.*package"):
-        chat_model(name, 0)
-
-
-def test_a_provider_whose_package_is_missing_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "langchain_openai", None)
-    with pytest.raises(ConfigurationError, match="pip install langchain-openai"):
-        chat_model("openai:gpt-5", 0)
-
-
-def test_a_model_without_its_key_is_told_before_anything_is_opened(tmp_path, monkeypatch):
-    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigurationError, match="API key"):
-        open_session(Context(home=str(tmp_path), model="google_genai:gemini-2.5-pro"))
-    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_surface_is_told_with_those_that_exist(home):

@@ -68,7 +68,7 @@ def test_custom_events_tell_the_nodes_and_the_result_of_a_step(context):
 
 
 def test_personas_take_turns(context):
-    model = ScriptedChatModel(script=lambda form, messages: ConnectionError("off"))
+    model = ScriptedChatModel(script=lambda form, messages: RuntimeError("off"))
     given = context(model, personas=["architecture", "optimizer"], parallel=2)
     answer = graph.invoke({"steps": 2}, context=given)
     assert [attempt["persona"] for attempt in answer["attempts"]] == ["architecture", "optimizer"]
@@ -127,7 +127,7 @@ def test_a_run_is_taken_up_by_its_name_without_any_checkpointer(context):
 
 
 def test_a_batch_that_lost_one_step_is_completed_before_the_next_begins(context, attempt):
-    model = ScriptedChatModel(script=lambda form, messages: ConnectionError("off"))
+    model = ScriptedChatModel(script=lambda form, messages: RuntimeError("off"))
     given = context(model, parallel=3)
     journal = open_session(given).journal
     for step in (0, 2):

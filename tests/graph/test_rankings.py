@@ -35,25 +35,23 @@ def test_ticks_ask_the_strategist_once_until_a_candidate_is_added(home, context)
     for rate in (0.05, 0.06):
         ids.insert(0, propose(operations, change(rate), why="a smaller step", by="ada"))
     first = tick(given)
-    assert first.usage == Usage(calls=1, input_tokens=100, output_tokens=10)
+    assert (first.usage.calls, first.usage.input_tokens, first.usage.output_tokens) == (1, 100, 10)
     for _ in range(3):
         later = tick(given, until=operations.platform.now() + timedelta(days=1))
         assert later.usage == Usage()
     assert model.count("Ranking") == 1
     ids.append(propose(operations, change(0.07), why="a smaller step", by="ada"))
     assert tick(given).usage.calls == 1
-    assert Rankings(operations.session.store, "tiny").usage().calls == 2
+    assert operations.session.chats.desk.spending.total(None).calls == 2
 
 
-def test_an_answer_and_its_cost_are_there_for_every_process(open_store):
+def test_an_answer_is_there_for_every_process(open_store):
     answer = Ranking(order=["b", "a"], reason="because")
-    Rankings(open_store(), "tiny").keep("q", answer, Usage(calls=1, input_tokens=7), "r")
-    Rankings(open_store(), "tiny").keep("q2", None, Usage(calls=2), None)
+    Rankings(open_store(), "tiny").keep("q", answer, "r")
+    Rankings(open_store(), "tiny").keep("q2", None, None)
     found = Rankings(open_store(), "tiny")
     assert found.recall("q") == answer
     assert found.recall("q2") is None
-    assert found.usage("r") == Usage(calls=1, input_tokens=7)
-    assert found.usage() == Usage(calls=3, input_tokens=7)
     assert Rankings(open_store(), "other").recall("q") is None
-    found.keep("q2", answer, Usage(), None)
+    found.keep("q2", answer, None)
     assert found.recall("q") is None, "only the last answer counts"

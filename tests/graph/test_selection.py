@@ -10,7 +10,6 @@ from kept import keep
 from scripted import ScriptedChatModel
 
 from evorank.graph.context import close_sessions, open_session
-from evorank.graph.rankings import Rankings
 from evorank.graph.selection import select
 from evorank.graph.state import Experiment, Usage
 
@@ -145,7 +144,7 @@ def test_without_an_answer_it_is_first_in_first_out_for_this_time_and_says_so(se
     found = chosen(session(answer), [live("a"), experiment("b"), experiment("c")])
     assert (found.order, found.start, found.drop) == (["a", "b", "c"], ["b"], [])
     assert found.reason.startswith("First in, first out this time: the strategist gave no answer")
-    assert found.usage.calls == (0 if isinstance(answer, Exception) else 2)
+    assert found.usage.calls == (0 if isinstance(answer, Exception) else 3)
 
 
 def test_the_journal_knows_better_than_the_queue_where_an_experiment_stands(session):
@@ -220,10 +219,13 @@ def test_what_asking_cost_is_counted_for_the_run_that_asked_also_where_no_answer
     opened = session(ranking("b", "a"))
     pool = [experiment("a"), experiment("b")]
     select(pool, 1, opened, "ranked", {"a": 0, "b": 1}, "r")
-    rankings = Rankings(opened.store, "tiny")
-    assert rankings.usage("r") == Usage(calls=1, input_tokens=100, output_tokens=10)
-    assert rankings.usage("another") == Usage()
+    spending = opened.chats.desk.spending
+    (call,) = spending.calls("r")
+    assert (call.role, call.persona, call.usage.calls, call.usage.input_tokens) == (
+        *("strategist", "strategist", 1, 100),
+    )
+    assert spending.total("another") == Usage()
     silent = session({"order": "a", "reason": ""})
-    assert chosen(silent, pool, places=1).usage.calls == 2
+    assert chosen(silent, pool, places=1).usage.calls == 3
     assert not chosen(silent, pool, places=1).remembered
-    assert rankings.usage() == Usage(calls=4, input_tokens=400, output_tokens=40)
+    assert silent.chats.desk.spending.total(None).calls == 6
