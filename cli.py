@@ -251,7 +251,7 @@ def run(
             "home": str(home) if home else None,
         }
         given = {name: value for name, value in flags.items() if value is not None}
-        settings = load_settings(given, replay=replay, base_url=base_url)
+        settings = load_settings(given, base_url=base_url)
         out = console(error=as_json)
         plan, context, greetings = _plan(resume, steps, settings, flags)
         from evorank.display import make_display, print_summary

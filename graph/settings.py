@@ -87,23 +87,21 @@ class Settings(BaseSettings):
         return self.model_dump(exclude={"steps", "days", "trace"})
 
 
-def load_settings(
-    flags: Mapping[str, Any], replay: Path | None = None, base_url: str | None = None
-) -> Settings:
+def load_settings(flags: Mapping[str, Any], base_url: str | None = None) -> Settings:
     """Flags over environment over evorank.toml over defaults; ConfigurationError names field and source.
 
     `.env` in the working directory is part of the environment from here on; LangSmith hears of nothing from
-    here on, unless `trace` is set. `replay`: what a recording was made with lies between flags and
+    here on, unless `trace` is set. In a replay, what the recording was made with lies between flags and
     environment. `base_url`: the address of the provider of `model`.
     """
     load_keys()
-    recorded: dict[str, Any] = {}
-    if replay is not None:
-        from evorank.graph.recording import read_head
-
-        recorded = read_head(replay).settings(set(Settings.model_fields))
     try:
-        settings = Settings(**(recorded | dict(flags)))
+        settings = Settings(**flags)
+        if settings.replay is not None:
+            from evorank.graph.recording import read_head
+
+            recorded = read_head(Path(settings.replay)).settings(set(Settings.model_fields))
+            settings = Settings(**(recorded | dict(flags)))
         trace(settings.trace)
         return settings if base_url is None else _at(settings, base_url)
     except ValidationError as error:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from langsmith.utils import tracing_is_enabled
+from langsmith.utils import get_env_var, tracing_is_enabled
 
 from evorank.graph.keys import load_keys, scrub, trace
 
@@ -15,6 +15,9 @@ def environment(monkeypatch):
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("LANGSMITH_GATEWAY", "true")
     monkeypatch.setenv("PLANTED", "")
+    yield
+    monkeypatch.undo()
+    get_env_var.cache_clear()  # or every later test would be traced
 
 
 def test_the_value_of_every_variable_that_is_named_like_a_key_is_taken_out_of_a_text(monkeypatch):

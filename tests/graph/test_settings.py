@@ -126,9 +126,11 @@ def test_what_a_recording_was_made_with_lies_between_flags_and_environment(place
     Recorder(place / "calls.jsonl").begin(Head(steps=7, days=0, context=context))
     monkeypatch.setenv("EVORANK_SEED", "9")
     monkeypatch.setenv("EVORANK_PARALLEL", "2")
-    found = load_settings({"seeds": 5}, replay=place / "calls.jsonl")
+    found = load_settings({"seeds": 5, "replay": str(place / "calls.jsonl")})
     assert (found.seed, found.model, found.seeds, found.steps, found.days) == (3, GEMINI, 5, 7, 0)
     assert (found.parallel, found.max_usd) == (2, None)
+    monkeypatch.setenv("EVORANK_REPLAY", "calls.jsonl")
+    assert load_settings({}).seeds == 4
 
 
 def test_doctor_says_what_each_role_is_asked_and_what_is_missing(place, monkeypatch):

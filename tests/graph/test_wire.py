@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from evorank.graph.attempt import MEASURED
 from evorank.graph.chats import greet
 from evorank.graph.context import close_sessions, open_session
 from evorank.graph.evolve import graph as evolve
+from evorank.graph.models import Provider
 from evorank.graph.offline import graph
 from evorank.graph.operations import open_operations
 from evorank.model.errors import ChatModelError, ConfigurationError
@@ -85,6 +88,21 @@ def test_gemini_goes_through_the_whole_loop_and_every_token_is_counted(gemini):
         "/optimizer or /components"
         in schema["properties"]["patch"]["items"]["properties"]["path"]["description"]
     )
+
+
+def test_an_openai_compatible_server_goes_through_the_loop_in_strict_forms(gemini, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "planted-key")
+    given, wire = gemini(model="openai:gpt-5")
+    given = given.model_copy(update={"providers": {"openai": Provider(base_url=f"{wire.url}/v1")}})
+    go(given)
+    (attempt,) = journal(given)
+    assert (attempt.outcome, attempt.model) == ("duplicate", "openai:gpt-5")
+    assert [(asked.form, asked.body["response_format"]["json_schema"]["strict"]) for asked in wire.asked] == [
+        ("Proposal", True),
+        ("Delta", True),
+    ]
+    assert '"additionalProperties": {' not in json.dumps(wire.asked[1].schema), "no free names"
+    assert attempt.usage.usd == pytest.approx(2 * (200 * 1.25 + 800 * 0.125 + 100 * 10) / 1e6)
 
 
 def test_a_graph_that_streams_messages_streams_from_the_provider(gemini):
@@ -302,7 +320,5 @@ def test_a_recorded_run_is_replayed_exactly_without_a_key_or_a_server(gemini, ho
 
 def fresh(home: Path, folder: Path) -> str:
     """The home's surface and nothing else, elsewhere."""
-    import shutil
-
     shutil.copytree(home / "surfaces", folder / "again" / "surfaces")
     return str(folder / "again")
