@@ -26,9 +26,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from evorank.graph.context import Context, Session, open_session
 from evorank.graph.evolve import builder
 from evorank.graph.journal import thread_id
+from evorank.graph.notes import Notes
 from evorank.graph.offline import best_attempt
 from evorank.graph.operations import open_operations
 from evorank.graph.rankings import Rankings
+from evorank.graph.reviews import Linted, linted
 from evorank.graph.state import Attempt, Usage
 from evorank.graph.status import audit_launches
 from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta, ToolError
@@ -73,6 +75,9 @@ class Summary(BaseModel):
     """persona -> outcome -> count."""
     categories: dict[str, dict[str, int]]
     """category -> outcome -> count."""
+    linter: Linted = Field(default_factory=Linted)
+    notes: Usage = Field(default_factory=Usage)
+    """What summing the journal up cost."""
     switched_off: dict[str, str] = Field(default_factory=dict)
     """persona -> why it does not take part on this surface."""
     best: Attempt | None = None
@@ -222,6 +227,8 @@ def _summarize(
         outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
         personas=_counted(attempts, "persona"),
         categories=_counted(attempts, "category"),
+        linter=linted(attempts),
+        notes=Notes(session.store, session.surface.name).usage(plan.run),
         switched_off=session.switched_off,
         best=best,
         test=test,

@@ -274,7 +274,7 @@ def test_without_the_package_ray_the_error_names_the_extra(tmp_path: Path) -> No
 @pytest.mark.heavy
 def test_a_run_on_ray_finds_what_a_local_run_finds_and_may_go_on_here(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'evorank[ray]'")
-    asked = ("run", "--steps", "3", "--seeds", "2", "--persona", "architecture", "--display", "none")
+    asked = ("run", "--steps", "2", "--seeds", "2", "--persona", "architecture", "--display", "none")
     shutil.copytree(world, tmp_path / "here")
     shutil.copytree(world, tmp_path / "there")
     cli(*asked, home=tmp_path / "here")
