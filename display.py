@@ -576,6 +576,10 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         asked = summary["ranking"]
         tokens = (asked["input_tokens"] or 0) + (asked["output_tokens"] or 0)
         _say(console, f"\nthe strategist was asked {asked['calls']} times, {tokens:,} tokens", "dim")
+    if summary["notes"]["calls"]:
+        asked = summary["notes"]
+        tokens = (asked["input_tokens"] or 0) + (asked["output_tokens"] or 0)
+        _say(console, f"\nthe journal was summed up {asked['calls']} times, {tokens:,} tokens", "dim")
     if summary["days"]:
         ended = sum(each["result"] in ("launched", "no_launch", "aborted") for each in summary["experiments"])
         weeks, hours = summary["days"] / 7, summary["seconds"] / 3600
