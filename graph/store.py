@@ -140,8 +140,8 @@ TABLES = (
         PRIMARY KEY (surface, run, before)
     )""",
 )
-"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `steering.py` and `notes.py` keep,
-in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `steering.py` and `notes.py`
+keep, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

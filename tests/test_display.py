@@ -149,6 +149,8 @@ def test_the_end_of_a_run_says_who_won_how_often():
     summary |= {"outcomes": counts | {"refused": 1}, "report_seconds": 0.0, "files": {}, "note": ""}
     summary |= {"personas": {"optimizer": counts, "reward": {"refused": 1}}, "switched_off": {}}
     summary |= {"categories": {"explore": {"better": 1}, "exploit": {"worse": 2}}, "experiments": []}
+    summary |= {"linter": {"read": 4, "caught": 2, "in_vain": 0, "missed": 1}}
+    summary |= {"notes": {"calls": 1, "input_tokens": 900, "output_tokens": 100}}
     print_summary(nothing | summary, console)
     assert isinstance(console.file, io.StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines()]
@@ -158,3 +160,6 @@ def test_the_end_of_a_run_says_who_won_how_often():
     assert rows.index(["explore", "1", "0", "0", "0", "100%"]) > rows.index(
         ["reward", "0", "0", "0", "1", "0%"]
     )
+    said = console.file.getvalue()
+    assert "the linter read 4 deltas: caught 2, held up 0 in vain, missed 1\n" in said
+    assert "the journal was summed up 1 times, 1,000 tokens" in said
