@@ -15,6 +15,7 @@ import typer
 
 from evorank.cli_journal import app as journal_app
 from evorank.cli_online import app as online_app
+from evorank.cli_steer import app as steer_app
 from evorank.terminal import Home, Json, console, errors_are_one_line, home_path, print_json
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ surface_app = typer.Typer(
 app.add_typer(journal_app, name="journal")
 app.add_typer(surface_app, name="surface")
 app.add_typer(online_app, name="online")
+app.add_typer(steer_app, name="steer")
 
 BUDGET_SPENT, INTERRUPTED = 3, 130
 MAY_CHANGE = ("executor", "address", "workers", "allow_degraded", "max_usd", "max_tokens", "max_minutes")
@@ -205,6 +207,29 @@ def run(
         bool | None,
         typer.Option("--replicate", help="A candidate must win two live tests.", show_default=False),
     ] = None,
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|X/Y/Z",
+            help="Proposals in one call: N, or X to explore, Y to exploit, Z to innovate. Default: 1.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=2_000,
+            help="Length of a prompt; a longer journal keeps its best, its newest and all live results. "
+            "Default: 60000.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the first prompts, their tokens and an estimate of the cost; ask nobody."
+        ),
+    ] = False,
     resume: Annotated[
         str | None,
         typer.Option(help="Go on with this run; `latest` for the newest unfinished one.", show_default=False),
@@ -248,10 +273,15 @@ def run(
             "selection": selection.value if selection else None,
             "approve": approve or None,
             "replicate": replicate or None,
+            "proposals": proposals,
+            "prompt_tokens": prompt_tokens,
             "home": str(home) if home else None,
         }
         given = {name: value for name, value in flags.items() if value is not None}
         settings = load_settings(given, base_url=base_url)
+        if dry_run:
+            _show_prompts(settings, steps, resume, as_json)
+            return
         out = console(error=as_json)
         plan, context, greetings = _plan(resume, steps, settings, flags)
         from evorank.display import make_display, print_summary
@@ -281,6 +311,25 @@ def run(
         if summary.stopped:
             codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT}
             raise typer.Exit(codes.get(summary.stopped.split(":")[0], 1))
+
+
+def _show_prompts(settings: Any, steps: int | None, resume: str | None, as_json: bool) -> None:
+    """What a run would ask, and about what it would cost."""
+    from evorank.display import print_preview
+    from evorank.graph.context import Context, close_sessions
+    from evorank.graph.preview import preview
+    from evorank.model.errors import ConfigurationError
+
+    if resume is not None:
+        raise ConfigurationError("`--dry-run` shows how a new run would begin; leave out --resume.")
+    try:
+        found = preview(Context(**settings.context()), steps or settings.steps).model_dump(mode="json")
+    finally:
+        close_sessions()
+    if as_json:
+        print_json(found)
+    else:
+        print_preview(found, console())
 
 
 def _plan(

@@ -133,6 +133,28 @@ def journal_show(
             print_experiment(told, console())
 
 
+@app.command("insights")
+def journal_insights(
+    surface: OnlySurface = None,
+    run: OnlyRun = None,
+    limit: Annotated[int, typer.Option(min=1, help="Newest so many.")] = 5,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the notes that sum the journal up: what works and what is a dead end, with the attempts that show
+    it. Later prompts carry the last one. Reads only."""
+    with _journal(home) as journal:
+        from evorank.display import print_notes
+        from evorank.graph.notes import every_note
+
+        notes = every_note(journal.store, surface, run)[-limit:]
+        rows = [each.model_dump(mode="json") for each in notes]
+        if as_json:
+            print_json(rows)
+        else:
+            print_notes(rows, console())
+
+
 @app.command("diff")
 def journal_diff(
     first: Annotated[str, typer.Argument(help="An attempt's id, or `production`.")],

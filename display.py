@@ -26,12 +26,16 @@ __all__ = [
     "make_display",
     "print_attempt",
     "print_experiment",
+    "print_notes",
     "print_overview",
+    "print_preview",
+    "print_steering",
     "print_summary",
     "print_surface",
     "print_transferred",
     "show_changes",
     "show_difference",
+    "show_linter",
     "show_usage",
 ]
 
@@ -342,6 +346,10 @@ def print_attempt(
     _say(console, f"{attempt['outcome']}: {attempt['reason']}", COLOURS.get(attempt["outcome"], ""))
     for finding in attempt["findings"]:
         _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}")
+    for review in attempt["reviews"]:
+        _say(console, f"  linter: {review['verdict']} {' '.join(review['findings'])}", "dim")
+    if attempt["steering"]:
+        _say(console, f"  steered by {', '.join(attempt['steering'])}", "dim")
     _say(console, f"\ndelta against {attempt['base'][:12] or 'production'} ({attempt['repairs']} repairs):")
     for operation in attempt["patch"]:
         value = operation.get("value")
@@ -369,6 +377,8 @@ def print_attempt(
         console.print(table)
     for insight in attempt["insights"]:
         _say(console, f"\n{insight['query']}\n{insight.get('table') or insight.get('error')}")
+        if insight.get("finding"):
+            _say(console, insight["finding"], "italic")
     for call in calls:
         tried = "".join(
             f", {call['usage'][what]} {what}" for what in ("retries", "failures") if call["usage"][what]
@@ -466,6 +476,58 @@ def _reading_row(reading: Mapping[str, Any]) -> list[Any]:
     return [day, control, candidate, ", ".join(crossed) or "none", ", ".join(failed) or "none"]
 
 
+def print_preview(found: Mapping[str, Any], console: Console) -> None:
+    """The first prompts of a run whole, then their tokens and what all of them may cost."""
+    for each in found["prompts"]:
+        _say(console, f"=== {each['call']}, {each['persona']}: {each['tokens']:,} tokens ===", "bold")
+        _say(console, each["text"])
+    _rows(
+        console,
+        "first prompts",
+        ("call", "persona", "tokens"),
+        [(each["call"], each["persona"], each["tokens"]) for each in found["prompts"]],
+    )
+    calls = ", ".join(f"{count} {call}" for call, count in found["calls"].items())
+    price = "unknown price" if found["usd"] is None else f"about ${found['usd']:,.2f}"
+    _say(console, f"\n{found['steps']} steps: {calls}", "italic")
+    _say(
+        console,
+        f"  about {found['input_tokens']:,} tokens in, {found['output_tokens']:,} out, by {found['model']}: "
+        f"{price}",
+    )
+    _say(console, f"  counted as {found['counted']}", "dim")
+
+
+def print_steering(directives: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Directives with how long they hold; those in force no longer say why."""
+    for each in directives:
+        whom = f"  {each['persona']} only" if each["persona"] else ""
+        limits = [f"to the end of {each['until_day']}" if each["until_day"] else ""]
+        if each["until_steps"]:
+            limits.append(f"{each['steps']} of {each['until_steps']} steps")
+        said = each["ended"] or ", ".join(filter(None, limits)) or "in force"
+        _say(console, f"{each['id']:<4} {each['text']}", "dim" if each["ended"] else "")
+        _say(console, f"     {said}{whom}, in {each['steps']} steps so far", "dim")
+
+
+def print_notes(notes: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What works and what is a dead end, newest note last, with the attempts to look up."""
+    for note in notes:
+        _say(
+            console,
+            f"\n{note['at'][:16]} run {note['run']}, {note['covers']} attempts, by {note['model']}",
+            "bold",
+        )
+        if note["problem"]:
+            _say(console, f"  no note: {note['problem']}", "yellow")
+        for kind, title, style in (("works", "works", "green"), ("dead_ends", "dead end", "red")):
+            for each in note[kind]:
+                _say(console, f"  {title}: {each['claim']}", style)
+                _say(console, f"    {', '.join(cited[:8] for cited in each['cites'])}", "dim")
+        if note["dropped"]:
+            _say(console, f"  {note['dropped']} claims were dropped: they cite nothing in the journal", "dim")
+
+
 def print_transferred(winners: Sequence[Mapping[str, Any]], target: str, console: Console) -> None:
     """What of another surface's winners is proposed on this one, and what is not and why."""
     for each in winners:
@@ -494,6 +556,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for persona, why in summary["switched_off"].items():
         _say(console, f"{persona} is switched off: {why}", "dim")
+    if summary["linter"]["read"]:
+        _say(console, show_linter(summary["linter"]), "dim")
     best, test = summary["best"], summary["test"]
     if best:
         _say(console, "\nBest on the proxy (validation period)", "italic")
@@ -602,6 +666,14 @@ def _print_audit(audit: Mapping[str, Any], console: Console) -> None:
         _say(console, f"  {show_effect(effect)}", style)
     for failure in audit["failures"]:
         _say(console, f"  not to be believed: {failure['reason']}", "bold red")
+
+
+def show_linter(counts: Mapping[str, int]) -> str:
+    """`the linter read 12 deltas: caught 2, held up 0 in vain, missed 1`."""
+    return (
+        f"the linter read {counts['read']} deltas: caught {counts['caught']}, held up {counts['in_vain']} in "
+        f"vain, missed {counts['missed']}"
+    )
 
 
 def print_overview(found: Mapping[str, Any], console: Console) -> None:

@@ -30,6 +30,7 @@ import numpy as np
 import optuna
 from scipy import stats
 
+from evorank.graph.choice import SHARES, Past, categories
 from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import EvorankError, ToolError
 from evorank.model.functions import FUNCTIONS
@@ -40,14 +41,13 @@ from evorank.personas.embedded.towers import ACTIVATIONS, Blueprint, draw
 from evorank.personas.persona import load_personas
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
-from evorank.prompts.briefing import Briefing, Quota
+from evorank.prompts.briefing import Briefing
 from evorank.surfaces.surface import Surface, list_surfaces, open_surface
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.metrics import log_loss
 from evorank.tools.workbench import Workbench
 
 MARKS = (5, 10, 20, 40, 80, 160)
-SHARES = {"explore": 0.4, "exploit": 0.4, "innovate": 0.2}
 POINTERS = [
     "/optimizer/name", "/optimizer/args", "/optimizer/batch_size", "/optimizer/epochs", "/optimizer/schedule",
     "/architecture/embedding_dim", "/architecture/layers",
@@ -181,7 +181,7 @@ def _attempt(
             "high": difference, "effort": "full",
         }  # fmt: skip
     return {
-        "step": step, "persona": "optimizer", "category": proposal.category,
+        "id": str(step), "step": step, "persona": "optimizer", "category": proposal.category,
         "hypothesis": proposal.hypothesis,
         "outcome": "failed" if comparison is None else "better" if difference < 0 else "worse",
         "fingerprint": fingerprint(phi), "base": fingerprint(base), "production": fingerprint(production),
@@ -192,12 +192,17 @@ def _attempt(
 def _briefing(
     task: Task, production: Phi, base: Phi, journal: list[dict[str, Any]], step: int, seed: int, flat: bool
 ) -> Briefing:
-    done = [attempt["category"] for attempt in journal]
+    known = [
+        Past("optimizer", attempt["category"], None, measured=bool(attempt["comparison"]), turn=True)
+        for attempt in journal
+    ]
     return Briefing(
         persona=load_personas()["optimizer"],
         surface=task.bench.surface.name,
         description="",
-        objectives={name: Quota(share, done.count(name)) for name, share in SHARES.items()},
+        objectives={str(name): share for name, share in SHARES.items()},
+        # The shares as they are: what a bandit would move must not decide between two searchers.
+        wanted={categories(known, "optimizer", 1)[0]: 1},
         guardrails=[],
         schema={"type": "object", "properties": FLAT} if flat else task.bench.system.schema(),
         patchable=[f"/{name}" for name in FLAT] if flat else POINTERS,

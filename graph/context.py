@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.runtime import Runtime
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from evorank.graph.ask import Chat
 from evorank.graph.chats import Chats, require_models
+from evorank.graph.choice import SHARES
 from evorank.graph.journal import Journal
 from evorank.graph.models import Provider, Role
 from evorank.graph.prices import Price
@@ -34,7 +35,9 @@ from evorank.model.delta import fingerprint
 from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.expression import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
-from evorank.personas.persona import Persona, load_personas
+from evorank.personas.persona import PARTS, Persona, personas_of
+from evorank.prompts.answers import Category
+from evorank.prompts.briefing import PROMPT_TOKENS
 from evorank.surfaces.surface import Surface, open_surface
 from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Session", "close_sessions", "context_of", "open_session"]
 
-PROPOSERS = ("optimizer", "architecture", "reward")
 Made = TypeVar("Made")
 
 
@@ -135,9 +137,31 @@ class Context(BaseModel):
     replicate: bool = Field(
         default=False, description="A candidate must win two live tests, with other users in its arm"
     )
+    proposals: str = Field(
+        default="1",
+        pattern=r"^([1-9]\d?|\d{1,2}/\d{1,2}/\d{1,2})$",
+        description="Proposals that a persona is asked for in one call: a number, or X/Y/Z to explore, to "
+        "exploit and to innovate; without X/Y/Z the kinds follow what pays off",
+        json_schema_extra={"examples": ["1", "2/1/1"]},
+    )
+    queries: int = Field(
+        default=5, ge=0, le=50, description="SQL queries of the log before a persona that may ask proposes"
+    )
+    prompt_tokens: int = Field(
+        default=PROMPT_TOKENS,
+        ge=2_000,
+        le=10_000_000,
+        description="Length of a prompt; a longer journal keeps its best, its newest and all live results",
+    )
+    insight_every: int = Field(
+        default=10, ge=0, description="Attempts after which the journal is summed up for prompts; 0: never"
+    )
+    persona_folder: str | None = Field(
+        default=None, description="Folder of persona files NAME.md; empty: HOME/personas, if it is there"
+    )
     steering: list[str] = Field(
         default_factory=list,
-        description="What every proposal must heed, a sentence each",
+        description="What every proposal must heed, a sentence each; `steer add` does the same while it runs",
     )
     max_calls: int | None = Field(default=None, ge=1, description="Budget of a run: calls to the chat model")
     max_tokens: int | None = Field(
@@ -159,6 +183,30 @@ class Context(BaseModel):
     pool: SkipJsonSchema[Any] = Field(default=None, exclude=True)
     """A live executor in place of the one that `executor` names; closed by whoever made it."""
 
+    @model_validator(mode="after")
+    def _fits_a_batch(self) -> Context:
+        if self.together > self.parallel:
+            raise ValueError(
+                f"`proposals` {self.proposals} are {self.together} in one call, and `parallel` is "
+                f"{self.parallel}: set parallel to {self.together}, or ask for fewer"
+            )
+        if self.together == 0:
+            raise ValueError("`proposals` must ask for one proposal at least")
+        return self
+
+    @property
+    def together(self) -> int:
+        """Proposals asked for in one call."""
+        return sum(int(count) for count in self.proposals.split("/"))
+
+    @property
+    def fixed(self) -> dict[Category, int] | None:
+        """Category -> proposals of it in one call; None: they follow what pays off."""
+        if "/" not in self.proposals:
+            return None
+        explore, exploit, innovate = map(int, self.proposals.split("/"))
+        return {"explore": explore, "exploit": exploit, "innovate": innovate}
+
     def home_path(self) -> Path:
         """Absolute, so that a later change of the working directory does not split a run in two."""
         return Path(self.home or os.environ.get("EVORANK_HOME") or ".evorank").expanduser().absolute()
@@ -174,8 +222,7 @@ class Session:
         self.workbench = workbench
         self.surface = workbench.surface
         self.journal = journal
-        own = self.home / "personas"
-        self.personas: dict[str, Persona] = load_personas(own if own.is_dir() else None)
+        self.personas: dict[str, Persona] = personas_of(self.home, context.persona_folder)
         self.switched_off: dict[str, str] = {}
         """Persona -> why it does not propose on this surface."""
         self.proposers = self._proposers()
@@ -195,6 +242,17 @@ class Session:
     def production_fingerprint(self) -> str:
         """Of the production Φ that candidates are compared with."""
         return fingerprint(self.workbench.production)
+
+    @property
+    def objectives(self) -> Mapping[str, float]:
+        """The standing share of each category of proposals."""
+        if self.context.fixed is None:
+            return {str(name): share for name, share in SHARES.items()}
+        return {name: count / self.context.together for name, count in self.context.fixed.items()}
+
+    def patchable(self, persona: str) -> list[str]:
+        """JSON Pointer prefixes that a persona may patch here: what its file and the system both allow."""
+        return self.personas[persona].patchable(self.workbench.system.patchable())
 
     def renew(self, surface: Surface) -> None:
         """Go on with this production Φ, on the surface's newest log. No attempt may be under way."""
@@ -238,16 +296,17 @@ class Session:
                 connection.close()
 
     def _proposers(self) -> list[str]:
-        patchable = self.workbench.system.patchable()
         asked = self.context.personas
-        wanted = [*PROPOSERS, *sorted(set(patchable) - set(PROPOSERS))] if asked is None else asked
+        found = sorted(name for name, persona in self.personas.items() if persona.patches)
+        wanted = [*PARTS, *(name for name in found if name not in PARTS)] if asked is None else asked
         for name in wanted:
             if name not in self.personas:
-                known = ", ".join(sorted(set(self.personas) & set(patchable)))
-                self.switched_off[name] = f"there is no persona {name!r}; known are {known}"
-            elif name not in patchable:
+                self.switched_off[name] = f"there is no persona {name!r}; known are {', '.join(found)}"
+            elif not self.personas[name].patches:
+                self.switched_off[name] = "`patches` in its file is empty, so it proposes nothing"
+            elif not self.patchable(name):
                 self.switched_off[name] = f"system {self.surface.spec.system} lets it patch nothing"
-            elif "compute_eval" in self.personas[name].tools and (reason := self._no_north_star()):
+            elif self.personas[name].judges_rewards and (reason := self._no_north_star()):
                 self.switched_off[name] = reason
         proposers = [name for name in dict.fromkeys(wanted) if name not in self.switched_off]
         if (asked is not None and len(proposers) < len(set(asked))) or not proposers:

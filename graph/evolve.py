@@ -1,6 +1,6 @@
 """evolve: both loops together, which is what `run` runs.
 
-    START -> dispatch --Send x parallel--> attempt -> online -> dispatch ... -> online ... -> finish -> END
+    START -> dispatch --Send per turn--> turn -> online -> dispatch ... -> online ... -> finish -> END
 
 Between two batches of attempts the winners are nominated and the surface lives on for some days: tests are
 read, winners launched, and the next batch proposes against the production that came of it. After the last
@@ -21,11 +21,12 @@ from langgraph.types import Send
 from pydantic import Field
 
 from evorank.graph import offline
-from evorank.graph.attempt import attempt_builder
 from evorank.graph.context import Context, Session, context_of, open_session
+from evorank.graph.insight import reflect
 from evorank.graph.operations import Operations, open_operations
 from evorank.graph.state import OfflineInput, OfflineOutput, OfflineState
 from evorank.graph.tick import nominate, tick
+from evorank.graph.turn import turn_builder
 from evorank.surfaces.platform import Timelapse
 
 __all__ = ["EvolveInput", "EvolveOutput", "builder", "graph"]
@@ -70,7 +71,7 @@ def dispatch(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
         return update
     now = operations.platform.now()
     begun = datetime.fromisoformat(state.begun) if state.begun else now
-    last = update["batch"][-1]["step"] + 1 if update["batch"] else state.steps
+    last = update["batch"][-1][-1]["step"] + 1 if update["batch"] else state.steps
     until = begun + timedelta(days=round(state.days * last / state.steps))
     draining = not update["batch"]
     if draining:
@@ -81,7 +82,7 @@ def dispatch(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
 def fan_out(state: EvolveState, runtime: Runtime[Context]) -> Sequence[Send] | str:
     """The batch side by side; with no step left, the live tests; with none of these, the end."""
     if state.batch:
-        return [Send("attempt", each) for each in state.batch]
+        return offline.sends(state)
     session = open_session(context_of(state.context, runtime))
     return "online" if _operations(session) is not None and not state.stopped else "finish"
 
@@ -137,12 +138,14 @@ def evolve_builder() -> StateGraph[EvolveState, Context, Any, Any]:
         EvolveState, context_schema=Context, input_schema=EvolveInput, output_schema=EvolveOutput
     )
     evolve.add_node("dispatch", dispatch)
-    evolve.add_node("attempt", attempt_builder().compile(name="attempt"))
+    evolve.add_node("turn", turn_builder().compile(name="turn"))
+    evolve.add_node("reflect", reflect)
     evolve.add_node("online", online)
     evolve.add_node("finish", finish)
     evolve.add_edge(START, "dispatch")
-    evolve.add_conditional_edges("dispatch", fan_out, ["attempt", "online", "finish"])
-    evolve.add_edge("attempt", "online")
+    evolve.add_conditional_edges("dispatch", fan_out, ["turn", "reflect", "online", "finish"])
+    evolve.add_edge("turn", "online")
+    evolve.add_edge("reflect", "online")
     evolve.add_conditional_edges("online", after_online, ["dispatch", "finish"])
     evolve.add_edge("finish", END)
     return evolve

@@ -124,14 +124,13 @@ def carrier(session: Session, idea: Idea) -> str | None:
     What only personas with compute_eval may touch, a reward, is measured with compute_eval: losses of
     different rewards cannot be compared. Otherwise its own persona, or who may touch most of it.
     """
-    parts = session.workbench.system.patchable()
 
     def touches(persona: str, path: str) -> bool:
-        prefixes = parts.get(persona, ())
+        prefixes = session.patchable(persona)
         return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)
 
     def judges_rewards(persona: str) -> bool:
-        return "compute_eval" in session.personas[persona].tools
+        return session.personas[persona].judges_rewards
 
     allowed = [{name for name in session.proposers if touches(name, path)} for path in idea.paths]
     if not all(allowed):

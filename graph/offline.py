@@ -1,6 +1,7 @@
 """The offline loop: batches of attempts in parallel, until the steps are done, a budget is spent, or a stop.
 
-    START -> dispatch --Send x parallel--> attempt -> dispatch ... -> finish -> END
+    START -> dispatch --Send per turn--> turn -> dispatch ... -> finish -> END
+                      --when due------> reflect ->
 
 A batch is one superstep on purpose: its attempts all see the journal as it was before the batch, so a run
 with the same seed makes the same proposals however its trainings happen to be scheduled. Which steps are left
@@ -17,11 +18,14 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
-from evorank.graph.attempt import attempt_builder
+from evorank.graph import choice
 from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.ideas import Idea, Ideas, carrier
+from evorank.graph.insight import due, reflect
 from evorank.graph.journal import thread_id
-from evorank.graph.state import Attempt, AttemptInput, OfflineInput, OfflineOutput, OfflineState
+from evorank.graph.knowledge import visible
+from evorank.graph.state import Attempt, OfflineInput, OfflineOutput, OfflineState, Reflection, Step
+from evorank.graph.turn import turn_builder
 
 __all__ = ["best_attempt", "builder", "graph", "reason_to_stop"]
 
@@ -36,7 +40,7 @@ def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
     run = state.run or uuid.uuid4().hex[:12]
     attempts = session.journal.attempts(run=run)
     since = _since(session, attempts) if state.since is None or state.run != run else state.since
-    update: dict[str, Any] = {"run": run, "since": since, "batch": [], "stopped": None}
+    update: dict[str, Any] = {"run": run, "since": since, "batch": [], "reflects": None, "stopped": None}
     done = {attempt.step for attempt in attempts}
     left = [step for step in range(state.steps) if step not in done]
     session.taken_up.setdefault(run, len(attempts))
@@ -50,23 +54,47 @@ def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
         return update | {"stopped": reason}
     size = session.context.parallel
     first = left[0] // size * size
+    batch = _batch(session, run, since, range(first, min(first + size, state.steps)), state.context)
+    turns = [[step.model_dump() for step in turn if step.step not in done] for turn in batch]
+    update["batch"] = [turn for turn in turns if turn]
+    if due(session, run, first, since):
+        reflection = Reflection(run=run, since=since, before=first, context=state.context)
+        update["reflects"] = reflection.model_dump()
+    return update
+
+
+def _batch(
+    session: Session, run: str, since: str, steps: range, context: dict[str, Any] | None
+) -> list[list[Step]]:
+    """The turns of a whole batch, also where some of its steps are done: who is chosen must not depend on
+    what of the batch a crash has left."""
+    known = visible(Reflection(run=run, since=since, before=steps.start), session)
+    told = choice.past(known, session.journal.experiments(session.surface.name), run)
+    together = session.context.together
+    slots = choice.choose(told, session.proposers, len(steps), together, session.context.fixed)
     ideas = Ideas(session.store, session.surface.name)
-    batch = []
-    for step in left:
-        if step >= first + size:
-            break
-        idea = ideas.take(thread_id(run, step), session)
-        given = AttemptInput(
+    turns: list[list[Step]] = []
+    for place, (number, slot) in enumerate(zip(steps, slots, strict=True)):
+        step = Step(
             run=run,
-            step=step,
-            persona=session.proposers[step % len(session.proposers)],
-            seed=session.seed(step),
+            step=number,
+            persona=slot.persona,
+            category=slot.category,
+            seed=session.seed(number),
             since=since,
-            before=first,
-            context=state.context,
+            before=steps.start,
+            context=context,
         )
-        batch.append(given.model_copy(update=_brought(idea, session) if idea else {}))
-    return update | {"batch": [each.model_dump() for each in batch]}
+        recorded = session.journal.get(thread_id(run, number)) is not None
+        idea = None if recorded else ideas.take(thread_id(run, number), session)
+        if idea is not None:
+            turns.append([step.model_copy(update=_brought(idea, session))])
+            continue
+        fresh = place % together == 0 or not turns or turns[-1][0].proposal is not None
+        if fresh or turns[-1][0].persona != slot.persona:
+            turns.append([])
+        turns[-1].append(step)
+    return turns
 
 
 def _brought(idea: Idea, session: Session) -> dict[str, Any]:
@@ -77,8 +105,13 @@ def _brought(idea: Idea, session: Session) -> dict[str, Any]:
 
 
 def fan_out(state: OfflineState) -> list[Send] | str:
-    """One attempt per step of the batch, side by side; finish when there is none."""
-    return [Send("attempt", each) for each in state.batch] or "finish"
+    """The turns of the batch side by side, and beside them a note when one is due; finish without a turn."""
+    return sends(state) or "finish"
+
+
+def sends(state: OfflineState) -> list[Send]:
+    turns = [Send("turn", {"steps": steps}) for steps in state.batch]
+    return [*turns, Send("reflect", state.reflects)] if turns and state.reflects else turns
 
 
 def finish(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
@@ -157,11 +190,13 @@ def offline_builder() -> StateGraph[OfflineState, Context, Any, Any]:
         OfflineState, context_schema=Context, input_schema=OfflineInput, output_schema=OfflineOutput
     )
     offline.add_node("dispatch", dispatch)
-    offline.add_node("attempt", attempt_builder().compile(name="attempt"))
+    offline.add_node("turn", turn_builder().compile(name="turn"))
+    offline.add_node("reflect", reflect)
     offline.add_node("finish", finish)
     offline.add_edge(START, "dispatch")
-    offline.add_conditional_edges("dispatch", fan_out, ["attempt", "finish"])
-    offline.add_edge("attempt", "dispatch")
+    offline.add_conditional_edges("dispatch", fan_out, ["turn", "reflect", "finish"])
+    offline.add_edge("turn", "dispatch")
+    offline.add_edge("reflect", "dispatch")
     offline.add_edge("finish", END)
     return offline
 

@@ -30,6 +30,7 @@ from evorank.graph.journal import thread_id
 from evorank.graph.offline import best_attempt
 from evorank.graph.operations import open_operations
 from evorank.graph.recording import Head
+from evorank.graph.reviews import Linted, linted
 from evorank.graph.spending import by_model
 from evorank.graph.state import Attempt, Usage
 from evorank.graph.status import audit_launches
@@ -79,6 +80,7 @@ class Summary(BaseModel):
     """persona -> outcome -> count."""
     categories: dict[str, dict[str, int]]
     """category -> outcome -> count."""
+    linter: Linted = Field(default_factory=Linted)
     switched_off: dict[str, str] = Field(default_factory=dict)
     """persona -> why it does not take part on this surface."""
     best: Attempt | None = None
@@ -248,6 +250,7 @@ def _summarize(
         outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
         personas=_counted(attempts, "persona"),
         categories=_counted(attempts, "category"),
+        linter=linted(attempts),
         switched_off=session.switched_off,
         best=best,
         test=test,

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from evorank.graph.ask import Unanswered, ask
 from evorank.graph.context import Session
+from evorank.graph.notes import Notes
 from evorank.graph.rankings import Rankings, fingerprint_of_question
 from evorank.graph.spending import Account
 from evorank.graph.state import Experiment, Usage
+from evorank.graph.steering import directives
 from evorank.model.errors import ConfigurationError
 from evorank.prompts import render
 from evorank.prompts.answers import Ranking
@@ -107,7 +109,7 @@ def _question(
         "production": session.production_fingerprint,
         "places": places,
         "model": [session.chats.told("strategist"), session.context.seed],
-        "steering": session.context.steering,
+        "steering": directives(session, "strategist", journal),
     }
 
 
@@ -134,6 +136,7 @@ def _pool(queue: Sequence[Experiment], past: Sequence[Experiment], places: int, 
             f"surface `{session.surface.name}` has no [online] section, so no experiment can be live on it."
         )
     journal = session.journal.attempts(surface=session.surface.name)
+    note = Notes(session.store, session.surface.name).latest()
     return Pool(
         persona=session.personas["strategist"],
         surface=session.surface.name,
@@ -144,7 +147,9 @@ def _pool(queue: Sequence[Experiment], past: Sequence[Experiment], places: int, 
         production=session.workbench.production,
         production_fingerprint=session.production_fingerprint,
         candidates=[each.model_dump(mode="json") for each in queue],
-        steering=session.context.steering,
+        steering=directives(session, "strategist", journal),
         journal=[session.dump(attempt) for attempt in journal],
         experiments=[each.model_dump(mode="json") for each in past],
+        note=note.shown("") if note else None,
+        prompt_tokens=session.context.prompt_tokens,
     )

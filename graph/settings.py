@@ -23,6 +23,7 @@ from evorank.graph.keys import load_keys, trace
 from evorank.graph.models import EMBEDDED, Provider, Role, describe, names
 from evorank.graph.prices import Price, Prices
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
+from evorank.prompts.briefing import PROMPT_TOKENS
 from evorank.tools.evaluator.choose import ExecutorName, require_executor
 from evorank.tools.evaluator.gpu import DeviceName, choose_device
 
@@ -62,6 +63,12 @@ class Settings(BaseSettings):
     selection: Literal["fifo", "ranked"] = Field("ranked", description="Who is tested live next")
     approve: bool = Field(False, description="A person approves every launch")
     replicate: bool = Field(False, description="A candidate must win two live tests")
+    proposals: str = Field("1", description="Proposals in one call: a number, or X/Y/Z of each kind")
+    queries: int = Field(5, ge=0, le=50, description="SQL queries of the log before a proposal")
+    prompt_tokens: int = Field(PROMPT_TOKENS, ge=2_000, description="Length of a prompt")
+    insight_every: int = Field(10, ge=0, description="Attempts between two notes of what works; 0: none")
+    persona_folder: str | None = Field(None, description="Folder of persona files; none: HOME/personas")
+    steering: list[str] = Field(default_factory=list, description="What every proposal must heed")
     executor: ExecutorName = Field("local", description="Where candidates are trained: local or ray")
     address: str | None = Field(None, description="Ray cluster as HOST:PORT or auto; none: start Ray here")
     workers: int | None = Field(None, ge=1, le=4096, description="Training processes; none: the cores")

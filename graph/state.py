@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from evorank.prompts.answers import Delta, Proposal
+from evorank.prompts.answers import Category, Delta, Proposal
 
 __all__ = [
     "Attempt",
@@ -25,8 +25,13 @@ __all__ = [
     "Origin",
     "Outcome",
     "Phase",
+    "Reflection",
     "Reported",
     "Result",
+    "Step",
+    "TurnInput",
+    "TurnOutput",
+    "TurnState",
     "Usage",
 ]
 
@@ -158,8 +163,14 @@ class Attempt(BaseModel):
     comparison: dict[str, Any] | None = None
     """tools.Comparison.model_dump(): metric, difference, low, high, seeds, effort, metrics of both arms."""
     insights: list[dict[str, Any]] = Field(default_factory=list)
-    """SQL queries asked and what they returned: {"query", "table" | "error"}."""
+    """SQL queries asked and what they returned: {"query", "table" | "error", "finding"}. All attempts of one
+    turn hold those that it asked."""
+    reviews: list[dict[str, Any]] = Field(default_factory=list)
+    """What the linter said of each delta it saw: {"verdict", "findings", "fingerprint"}."""
+    steering: list[str] = Field(default_factory=list)
+    """Ids of the directives that were in force in a prompt of this attempt."""
     usage: Usage = Field(default_factory=Usage)
+    """Of its own calls; exploring and thinking of a turn count for the first of its attempts."""
     model: str = ""
     """Who proposed it: provider:model, or the embedded engineer."""
     seed: int = 0
@@ -180,7 +191,7 @@ class Attempt(BaseModel):
         comparison = self.comparison or {}
         keep = ("metric", "difference", "low", "high", "effort")
         fields = {"id", "run", "step", "surface", "persona", "category", "hypothesis", "changes", "outcome"}
-        fields |= {"reason", "fingerprint", "repairs", "usage", "seconds", "origin"}
+        fields |= {"reason", "fingerprint", "repairs", "usage", "seconds", "origin", "steering"}
         return self.model_dump(mode="json", include=fields) | {
             "comparison": {name: comparison[name] for name in keep if name in comparison} or None
         }
@@ -261,17 +272,18 @@ class Experiment(BaseModel):
         return self.model_dump(mode="json", exclude=leave)
 
 
-class AttemptInput(BaseModel):
+class Step(BaseModel):
     """One step as `dispatch` hands it out. `since` and `before` say which journal records it may see."""
 
     run: str = Field(description="Name of the run")
     step: int = Field(ge=0, description="Number of the step in its run, from 0")
     persona: str = Field(description="Who proposes")
+    category: Category = Field(default="explore", description="What kind of proposal is wanted")
     seed: int = Field(default=0, description="Seed of the embedded engineer for this step")
     since: str = Field(default="", description="Journal watermark when the run began: other runs up to here")
     before: int = Field(default=0, description="First step of the batch: this run's steps below it")
     proposal: Proposal | None = Field(
-        default=None, description="An idea that is there already: the step begins at `code`, not at `think`"
+        default=None, description="An idea that is there already: nobody is asked to think of another"
     )
     delta: Delta | None = Field(
         default=None,
@@ -284,30 +296,66 @@ class AttemptInput(BaseModel):
     context: dict[str, Any] | None = Field(default=None, description="As in OfflineInput")
 
 
+class AttemptInput(Step):
+    """A step with what its turn has found out: a proposal, or why there is none."""
+
+    started: float = 0.0
+    """Unix seconds."""
+    insights: list[dict[str, Any]] = Field(default_factory=list)
+    steering: list[str] = Field(default_factory=list)
+    usage: Usage = Field(default_factory=Usage)
+    model: str = ""
+    """Who thought of the proposal."""
+    outcome: Outcome | None = None
+    """Set by whichever node ends the attempt; the next stop is then record."""
+    reason: str = ""
+
+
 class AttemptOutput(BaseModel):
     finished: int = 0
     """1: this step is in the journal."""
 
 
 class AttemptState(AttemptInput, AttemptOutput):
-    """What one step knows on its way from think to record."""
+    """What one step knows on its way from code to record."""
 
-    started: float = 0.0
-    """Unix seconds."""
-    insights: list[dict[str, Any]] = Field(default_factory=list)
     repairs: int = 0
+    reviews: list[dict[str, Any]] = Field(default_factory=list)
     base: str = ""
     patch: list[dict[str, Any]] = Field(default_factory=list)
     changes: list[dict[str, Any]] = Field(default_factory=list)
     phi: dict[str, Any] | None = None
     fingerprint: str | None = None
-    outcome: Outcome | None = None
-    """Set by whichever node ends the attempt; the next stop is then record."""
     unasked: bool = False
     """A chat model could not be asked anything: the budget is spent, or it is not there."""
-    reason: str = ""
     comparison: dict[str, Any] | None = None
+
+
+class TurnInput(BaseModel):
+    """Steps of one batch that one persona is asked for at once."""
+
+    steps: list[Step] = Field(min_length=1)
+
+
+class TurnOutput(BaseModel):
+    finished: Annotated[int, operator.add] = 0
+    """Steps of the turn that are in the journal."""
+
+
+class TurnState(TurnInput, TurnOutput):
+    """What one turn knows on its way from explore to its attempts."""
+
+    started: float = 0.0
+    insights: list[dict[str, Any]] = Field(default_factory=list)
+    """What it asked the log itself."""
+    asking: str | None = None
+    """A query that is to be run next."""
+    steering: list[str] = Field(default_factory=list)
     usage: Usage = Field(default_factory=Usage)
+    model: str = ""
+    proposals: list[Proposal] = Field(default_factory=list)
+    problem: str = ""
+    """Why there are no proposals."""
 
 
 class OfflineInput(BaseModel):
@@ -335,11 +383,22 @@ class OfflineOutput(BaseModel):
     """Why the run ended before its last step: "interrupted", "budget: ..." or "chat model: ..."."""
 
 
+class Reflection(BaseModel):
+    """An insight call: the journal, as the batch that begins with `before` sees it, is to be summed up."""
+
+    run: str
+    since: str = ""
+    before: int = 0
+    context: dict[str, Any] | None = None
+
+
 class OfflineState(OfflineInput, OfflineOutput):
     """Constant in size, however long the run: what was tried is in the journal, not here."""
 
     since: str | None = None
-    batch: list[dict[str, Any]] = Field(default_factory=list)
-    """AttemptInput of the steps that `dispatch` sends out next."""
+    batch: list[list[dict[str, Any]]] = Field(default_factory=list)
+    """The turns that `dispatch` sends out next, each a list of Step."""
+    reflects: dict[str, Any] | None = None
+    """The Reflection that is due beside them."""
     finished: Annotated[int, operator.add] = 0
     """Steps that came back to this thread."""

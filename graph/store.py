@@ -131,9 +131,25 @@ TABLES = (
         data TEXT NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS evorank_calls_of_run ON evorank_calls (surface, run)",
+    """CREATE TABLE IF NOT EXISTS evorank_steering (
+        surface TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (surface, number)
+    )""",
+    """CREATE TABLE IF NOT EXISTS evorank_notes (
+        surface TEXT NOT NULL,
+        run TEXT NOT NULL,
+        before INTEGER NOT NULL,
+        mark TEXT NOT NULL,
+        usable INTEGER NOT NULL,
+        at TEXT NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (surface, run, before)
+    )""",
 )
-"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py` and `spending.py` keep, in words
-that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `spending.py`, `steering.py` and
+`notes.py` keep, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Category", "Configuration", "Delta", "Operation", "Proposal", "Ranking", "Review"]
+__all__ = [
+    "Category",
+    "Claim",
+    "Configuration",
+    "Delta",
+    "Inquiry",
+    "Note",
+    "Operation",
+    "Proposal",
+    "Proposals",
+    "Ranking",
+    "Review",
+]
 
 Category = Literal["explore", "exploit", "innovate"]
 
@@ -31,10 +43,27 @@ class Proposal(_Answer):
         description="Fingerprint (or its first 8+ characters) of the Φ to start from: `production` or an "
         "attempt in the journal",
     )
+
+
+class Proposals(_Answer):
+    """THINK, asked for several at once."""
+
+    proposals: list[Proposal] = Field(min_length=1, max_length=64)
+
+
+class Inquiry(_Answer):
+    """EXPLORE: one step of looking at the log, before anything is proposed."""
+
+    thought: str = Field(
+        default="", max_length=1000, description="What you want to know, and what it would decide"
+    )
     query: str | None = Field(
         default=None,
-        description="One SQL SELECT over table `log` (training period) to run before the delta is written, "
-        "or null. Only for personas that have the tool run_sql_query",
+        max_length=10_000,
+        description="One SQL SELECT over table `log` (training period), or null: enough is known",
+    )
+    finding: str = Field(
+        default="", max_length=600, description="What the last query's result shows, with its numbers"
     )
 
 
@@ -87,3 +116,17 @@ class Ranking(_Answer):
         min_length=1, max_length=10_000, description="Ids of all experiments of the pool, best first"
     )
     reason: str = Field(min_length=1, max_length=2000, description="Why in this order, in a sentence or two")
+
+
+class Claim(_Answer):
+    """One thing that the journal teaches, and the attempts that show it."""
+
+    claim: str = Field(min_length=1, max_length=400, description="One sentence with its numbers")
+    cites: list[str] = Field(max_length=20, description="`id` of each attempt in the journal that shows it")
+
+
+class Note(_Answer):
+    """INSIGHT: the journal summed up for those who propose next."""
+
+    works: list[Claim] = Field(default_factory=list, max_length=6)
+    dead_ends: list[Claim] = Field(default_factory=list, max_length=6)

@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 from evorank.model.system import LogSchema, Phi
 
-__all__ = ["Briefing", "Pool", "Quota", "Role"]
+__all__ = ["PROMPT_TOKENS", "Briefing", "Pool", "Role"]
+
+PROMPT_TOKENS = 60_000
+"""Default length of a prompt: some 200 attempts in full, next to the schema of the built-in ranker."""
 
 
 class Role(Protocol):
@@ -29,15 +32,9 @@ class Role(Protocol):
     @property
     def metric(self) -> str: ...
     @property
+    def hypothesis(self) -> str: ...
+    @property
     def example(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Quota:
-    """One category's share of the proposals: wanted in [0, 1], and how many there were so far."""
-
-    wanted: float
-    done: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,18 +42,19 @@ class Briefing:
     """The facts behind one prompt.
 
     `journal` and `insights` may come in any order and any number: `render` sorts, shortens and quotes them.
-    `base` is the Φ that a delta patches; while THINK chooses, it is production.
+    `base` is the Φ that a delta patches; CODE and the linter are shown it, THINK chooses it.
     """
 
     persona: Role
     surface: str
     description: str
-    objectives: Mapping[str, Quota]
+    objectives: Mapping[str, float]
+    """Category -> its standing share of the proposals, in [0, 1]; empty for who proposes nothing."""
     guardrails: Sequence[str]
     schema: Mapping[str, Any]
     """JSON Schema of Φ, every field described."""
     patchable: Sequence[str]
-    """JSON Pointer prefixes this persona may patch."""
+    """JSON Pointer prefixes this persona may patch; empty for who proposes nothing."""
     production: Phi
     production_fingerprint: str
     base: Phi
@@ -64,17 +62,27 @@ class Briefing:
     log: LogSchema
     functions: Mapping[str, str] = field(default_factory=dict)
     """Layer functions: signature, as in `dense(x, units, bias=True)` -> one line. Empty for other systems."""
-    steering: Sequence[str] = ()
-    """What the operator asks for; the section is left out when empty."""
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    """Category -> how many proposals of it this answer shall hold."""
+    stagnant: int = 0
+    """Candidates of this persona since its last new best; 0 while that is no reason to jump."""
+    steering: Mapping[str, str] = field(default_factory=dict)
+    """Id -> what the operator asks for; the section is left out when empty."""
     journal: Sequence[Mapping[str, Any]] = ()
     """`Attempt.model_dump()` of the surface's attempts, failures included."""
     experiments: Sequence[Mapping[str, Any]] = ()
     """`Experiment.model_dump()` of the surface's experiments: what live traffic said of these attempts."""
     insights: Sequence[Mapping[str, Any]] = ()
-    """SQL asked before and what it returned: {"query", "table" | "error"}."""
+    """SQL asked before and what it returned: {"query", "table" | "error", "finding"}."""
+    note: Mapping[str, Any] | None = None
+    """The last `Note` that summed the journal up."""
+    own_run: str = ""
+    """Attempts of this run are called by their step, others by their id; the name itself is never shown."""
     run: str = ""
     step: int = 0
     seed: int = 0
+    prompt_tokens: int = PROMPT_TOKENS
+    """How long the prompt may be; the journal gives way."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,11 @@ class Pool:
     production_fingerprint: str
     candidates: Sequence[Mapping[str, Any]]
     """`Experiment.model_dump()` of those to rank, the first in the queue first."""
-    steering: Sequence[str] = ()
+    steering: Mapping[str, str] = field(default_factory=dict)
     journal: Sequence[Mapping[str, Any]] = ()
     """As in Briefing."""
     experiments: Sequence[Mapping[str, Any]] = ()
     """Those that ended, as in Briefing."""
+    note: Mapping[str, Any] | None = None
+    own_run: str = ""
+    prompt_tokens: int = PROMPT_TOKENS

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from evorank.prompts.briefing import PROMPT_TOKENS
+from evorank.prompts.length import shortened
 from evorank.prompts.quoted import clipped, number, short, text
 
 __all__ = [
-    "JOURNAL_LINES",
     "Record",
     "Verdict",
+    "attempt_name",
     "compared",
     "journal_lines",
     "live_gain",
@@ -22,10 +24,6 @@ __all__ = [
     "verdict",
 ]
 
-JOURNAL_LINES = 120
-"""Attempts shown: a journal of thousands must still fit, with room for the schema."""
-FAILURE_SHARE = 0.25
-"""Of those, the share kept for attempts that lost, were refused or failed: they say where not to go."""
 TEXT_LIMIT = 400
 VALUE_LIMIT = 1500
 
@@ -47,32 +45,40 @@ class _Entry(NamedTuple):
 
 
 def journal_lines(
-    journal: Sequence[Record], production: str, experiments: Sequence[Record] = ()
+    journal: Sequence[Record],
+    production: str,
+    experiments: Sequence[Record] = (),
+    room: int = PROMPT_TOKENS,
+    own_run: str = "",
 ) -> tuple[list[dict[str, Any]], int]:
-    """The journal's lines, best first, and how many attempts were left out.
+    """The journal's lines that fit into `room` tokens, best first, and how many attempts were left out.
 
     Best first: what won live by its lift; winners of the proxy by how much they gained; what lost live,
     whatever its proxy says; the other measured ones by difference; then what was never measured (refused,
-    failed, duplicate), newest first. Every live result is kept; of the rest the head and the newest;
-    what was imported has the room that is left.
+    failed, duplicate), newest first. `length` says what gives way in a long journal.
     `production` is the fingerprint deltas are against now; what was compared with another one says so in
     `against`. An experiment without an attempt here (a person proposed it) is a line of its own.
     """
-    entries = _entries(journal, experiments)
-    if len(entries) <= JOURNAL_LINES:
-        kept = sorted(entries, key=_rank)
-    else:
-        own = [entry for entry in entries if not entry.attempt.get("imported")]
-        told = sorted((entry for entry in entries if entry.attempt.get("imported")), key=_rank)
-        tested = [entry for entry in own if entry.tested]
-        others = sorted((entry for entry in own if not entry.tested), key=_rank)
-        room = max(0, JOURNAL_LINES - len(tested))
-        tail = int(room * FAILURE_SHARE)
-        head, rest = others[: room - tail], others[room - tail :]
-        newest = sorted(rest, key=lambda e: str(e.attempt.get("started_at", "")))[len(rest) - tail :]
-        own = [*tested, *head, *newest]
-        kept = sorted([*own, *told[: max(0, JOURNAL_LINES - len(own))]], key=_rank)
-    return [_line(entry, production) for entry in kept], len(entries) - len(kept)
+    entries = sorted(_entries(journal, experiments), key=_rank)
+    lines = shortened(
+        entries,
+        room,
+        lambda entry: _line(entry, production, own_run),
+        always=lambda entry: entry.tested,
+        told=lambda entry: bool(entry.attempt.get("imported")),
+        newness=lambda entry: _age(entry.attempt, own_run),
+    )
+    return lines, len(entries) - len(lines)
+
+
+def attempt_name(attempt: Record, own_run: str) -> str | None:
+    """How prompts call an attempt: by its step where it is of their own run, else by its id's beginning.
+
+    Ids depend on the name of the run, and that name must not change what is proposed.
+    """
+    if own_run and attempt.get("run") == own_run:
+        return str(attempt["step"])
+    return str(attempt["id"])[:8] if attempt.get("id") else None
 
 
 def verdict(experiment: Record) -> Verdict:
@@ -93,6 +99,12 @@ def live_gain(online: Record) -> float | None:
         lift = effect.get("lift")
         return None if lift is None else -float(lift) if effect.get("better_is") == "lower" else float(lift)
     return None
+
+
+def _age(attempt: Record, own_run: str) -> str:
+    """Sorts attempts by time, those of the own run last and by step: in a batch, clocks decide nothing."""
+    own = bool(own_run) and attempt.get("run") == own_run
+    return f"own {attempt['step']:09d}" if own else str(attempt.get("started_at", ""))
 
 
 def _entries(journal: Sequence[Record], experiments: Sequence[Record]) -> list[_Entry]:
@@ -142,6 +154,7 @@ def _telling(test: Record) -> tuple[bool, str]:
 def _attempt_of(test: Record) -> dict[str, Any]:
     """An experiment in the form of an attempt: what was proposed for traffic without the offline loop."""
     return {
+        "id": test.get("id"),
         "persona": text(test.get("proposed_by"), 80),
         "category": test.get("category"),
         "outcome": (test.get("proxy") or {}).get("verdict", "proposed"),
@@ -180,10 +193,10 @@ def _gain(attempt: Record) -> float | None:
     return sign * float(comparison["difference"])
 
 
-def _line(entry: _Entry, production: str) -> dict[str, Any]:
+def _line(entry: _Entry, production: str, own_run: str) -> dict[str, Any]:
     attempt, test = entry
     line: dict[str, Any] = {
-        "step": attempt.get("step"),
+        "id": attempt_name(attempt, own_run),
         "persona": attempt.get("persona"),
         "category": attempt.get("category"),
         "outcome": attempt["outcome"],
@@ -262,7 +275,7 @@ def compared(comparison: Record | None) -> dict[str, Any]:
     if not comparison:
         return {}
     return {
-        "metric": comparison.get("metric"),
+        "metric": text(comparison.get("metric"), 80),
         "better_is": "lower" if comparison.get("lower_is_better", True) else "higher",
         "difference": number(comparison.get("difference")),
         "interval": [number(comparison.get("low")), number(comparison.get("high"))],

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["clipped", "number", "quoted", "short", "text"]
 
+HIDDEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+"""What JSON may hold as it is, and what some readers take for the end of a line, or do not show at all."""
+
 
 def quoted(value: Any, indent: int | None = None) -> str:
-    """The value as JSON; line breaks in strings are escaped, so it cannot close its own fence."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    """The value as JSON. Line breaks of every kind and invisible characters in strings are escaped, so a
+    string can neither close its own fence nor begin a line, and says what it seems to say."""
+    written = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
 
 def text(value: Any, limit: int) -> str:
     """One line of at most `limit` characters; "" for None."""
-    line = " ".join(str(value or "").split())
+    line = " ".join(HIDDEN.sub(" ", str(value or "")).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

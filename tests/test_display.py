@@ -49,6 +49,8 @@ def attempt(**changed: Any) -> dict[str, Any]:
         "repairs": 0,
         "comparison": comparison,
         "insights": [],
+        "reviews": [{"verdict": "accept", "findings": [], "fingerprint": "f"}],
+        "steering": [],
         "seconds": 1.5,
     }
     return whole | changed
@@ -148,7 +150,7 @@ def test_the_end_of_a_run_says_who_won_how_often():
     summary |= {"outcomes": counts | {"refused": 1}, "report_seconds": 0.0, "files": {}, "note": ""}
     summary |= {"personas": {"optimizer": counts, "reward": {"refused": 1}}, "switched_off": {}}
     summary |= {"categories": {"explore": {"better": 1}, "exploit": {"worse": 2}}, "experiments": []}
-    summary |= {"costs": []}
+    summary |= {"linter": {"read": 4, "caught": 2, "in_vain": 0, "missed": 1}, "costs": []}
     print_summary(nothing | summary, console)
     assert isinstance(console.file, io.StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines()]
@@ -158,6 +160,8 @@ def test_the_end_of_a_run_says_who_won_how_often():
     assert rows.index(["explore", "1", "0", "0", "0", "100%"]) > rows.index(
         ["reward", "0", "0", "0", "1", "0%"]
     )
+    said = console.file.getvalue()
+    assert "the linter read 4 deltas: caught 2, held up 0 in vain, missed 1\n" in said
 
 
 USED = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -28,8 +28,9 @@ from evorank.personas.embedded.inventions import brought, with_library
 from evorank.personas.embedded.knobs import changes, get, put
 from evorank.personas.embedded.library import LIBRARY
 from evorank.personas.embedded.lint import lint
+from evorank.personas.embedded.note import note
 from evorank.personas.embedded.reading import Blocks, Reading
-from evorank.personas.embedded.rewards import rates_query
+from evorank.personas.embedded.rewards import rates_found, rates_query
 from evorank.personas.embedded.search import Move, Search
 from evorank.personas.embedded.strategist import ranking
 
@@ -97,28 +98,38 @@ class EmbeddedEngineer(BaseChatModel):
         if blocks.json("Call")["call"] == "rank":
             return ranking(blocks)
         reading = Reading(blocks)
-        if reading.call == "think":
-            return self._think(reading)
-        if reading.call == "code":
-            return self._code(reading)
-        if reading.call == "review":
-            findings = lint(reading)
-            return {"verdict": "revise" if findings else "accept", "findings": findings}
-        raise ChatModelError(
-            f"the embedded engineer answers think, code, review and rank, got {reading.call!r}."
-        )
+        answers: dict[str, Callable[[Reading], dict[str, Any]]] = {
+            "explore": _explored,
+            "think": self._think,
+            "code": self._code,
+            "review": _reviewed,
+            "insight": note,
+        }
+        if reading.call not in answers:
+            raise ChatModelError(
+                f"the embedded engineer answers {', '.join(answers)} and rank, got {reading.call!r}."
+            )
+        return answers[reading.call](reading)
 
     def _think(self, reading: Reading) -> dict[str, Any]:
-        query = rates_query(reading) if "run_sql_query" in reading.tools else None
-        move = Search(reading, self.seed).propose()
-        base = reading.production if move.base is None else move.base.phi
-        text = hypothesis(reading, move, base or reading.production)
-        return {
-            "category": move.category,
-            "hypothesis": text,
-            "base": "production" if move.base is None else move.base.fingerprint,
-            "query": query,
-        }
+        search = Search(reading, self.seed)
+        proposals: list[dict[str, Any]] = []
+        for category in reading.wanted:
+            try:
+                move = search.propose(category)
+            except ChatModelError:
+                if not proposals:
+                    raise
+                break  # fewer than were wanted: there is nothing else to turn
+            base = reading.production if move.base is None else move.base.phi
+            proposals.append(
+                {
+                    "category": move.category,
+                    "hypothesis": hypothesis(reading, move, base or reading.production),
+                    "base": "production" if move.base is None else move.base.fingerprint,
+                }
+            )
+        return proposals[0] if len(reading.wanted) == 1 else {"proposals": proposals}
 
     def _code(self, reading: Reading) -> dict[str, Any]:
         if reading.findings and reading.previous:
@@ -148,6 +159,16 @@ class EmbeddedEngineer(BaseChatModel):
         except ChatModelError:  # the finding concerns every knob of this persona: another setting, then
             move = search.propose_from_base()
         return {"patch": changes(reading.base, move.phi), "explanation": f"Instead: {_words(move.turned)}."}
+
+
+def _explored(reading: Reading) -> dict[str, Any]:
+    """Rates of the signals, once: what the reward playbook needs to know of a log."""
+    return {"query": rates_query(reading), "finding": rates_found(reading)}
+
+
+def _reviewed(reading: Reading) -> dict[str, Any]:
+    findings = lint(reading) if reading.rules is None else reading.rules
+    return {"verdict": "revise" if findings else "accept", "findings": findings}
 
 
 def hypothesis(reading: Reading, move: Move, base: Phi) -> str:

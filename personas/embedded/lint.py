@@ -56,8 +56,7 @@ def lint(reading: Reading) -> list[str]:
         if tried.phi is None or tried.outcome == "duplicate" or tried.imported:
             continue
         if same(phi, tried.phi):
-            step = tried.line["step"]
-            who = f"Attempt {step}" if step is not None else f"An experiment of {tried.line['persona']}"
+            who = f"{tried.line['id']} by {tried.line['persona']}"
             findings.append(f"{who} already was this Φ ({tried.outcome}). Change something else.")
             break
     if same(phi, reading.production):

@@ -76,7 +76,11 @@ class Blocks:
             raise ChatModelError(f"the prompt's block `{title}` is not JSON: {error}.") from None
 
     def lines(self, title: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._body(title).splitlines() if line.strip()]
+        # Not splitlines(): it would also break lines inside strings, at characters that JSON allows there.
+        return [json.loads(line) for line in self._body(title).split("\n") if line.strip()]
+
+    def has_phi(self, title: str) -> bool:
+        return any(name.startswith(title + " ") for name in self._found)
 
     def phi(self, title: str) -> tuple[str, Phi]:
         """The short fingerprint that follows a title, and the Φ."""
@@ -103,16 +107,28 @@ class Reading:
         self.step: int = facts["step"]
         self.run: str = facts["run"]
         self.run_seed: int = facts["seed"]
-        self.quotas: dict[str, dict[str, float]] = blocks.json("Quotas")
-        self.patchable: list[str] = blocks.json("Patchable")
+        self.stagnant: int = facts["stagnant"]
+        self.patchable: list[str] = blocks.json("Patchable") if "Patchable" in blocks else []
         self.schema: dict[str, Any] = blocks.json("Schema of Φ")
         self.functions: dict[str, str] = blocks.json("Layer functions") if "Layer functions" in blocks else {}
         self.production_name, self.production = blocks.phi("Production Φ")
-        self.base_name, self.base = blocks.phi("Base Φ")
+        # While THINK chooses, there is no base yet but production.
+        based = blocks.has_phi("Base Φ")
+        self.base_name, self.base = blocks.phi("Base Φ" if based else "Production Φ")
         log = blocks.json("Log")
         self.log = LogSchema(
             tuple(Feature(**f) for f in log["features"]), log["columns"], log["training_rows"]
         )
+
+    @cached_property
+    def wanted(self) -> list[str]:
+        """The category of each proposal that this answer shall hold."""
+        return [name for name, count in self._blocks.json("Wanted").items() for _ in range(count)]
+
+    @cached_property
+    def rules(self) -> list[str] | None:
+        """What fixed rules found in the delta, where somebody asked them before; None: nobody did."""
+        return list(self._blocks.json("Findings of rules")) if "Findings of rules" in self._blocks else None
 
     @cached_property
     def proposal(self) -> dict[str, Any]:
@@ -120,10 +136,8 @@ class Reading:
 
     @cached_property
     def findings(self) -> list[dict[str, Any]]:
-        for title in ("Findings to mend", "Findings so far"):
-            if title in self._blocks:
-                return list(self._blocks.json(title))
-        return []
+        title = "Findings to mend"
+        return list(self._blocks.json(title)) if title in self._blocks else []
 
     @cached_property
     def previous(self) -> dict[str, Any] | None:
@@ -147,12 +161,6 @@ class Reading:
         """Deltas that lost in live traffic, whatever production they were tested against."""
         deltas = [line["delta"] for line in self._attempts if live_verdict(line) == "lost"]
         return [delta for delta in deltas if isinstance(delta, list) and delta]
-
-    @cached_property
-    def trust(self) -> float:
-        """In (0, 1]: the share of this persona's live tests that won, 1 before the first of them is read."""
-        own = [live_verdict(line) for line in self._attempts if line["persona"] == self.persona]
-        return (1 + own.count("won")) / (1 + own.count("won") + own.count("lost"))
 
     @cached_property
     def _attempts(self) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from evorank.model.system import Phi
 from evorank.personas.embedded.knobs import Knob, get
 from evorank.personas.embedded.reading import Reading
 
-__all__ = ["Mix", "Signals", "compose", "rates", "rates_query", "reward_knobs", "signals"]
+__all__ = ["Mix", "Signals", "compose", "rates", "rates_found", "rates_query", "reward_knobs", "signals"]
 
 NEGATIVE = re.compile(
     r"dislike|hate|report|block|hide|skip|negative|unfollow|unsubscribe|bounce|not_interest|regret"
@@ -93,6 +93,14 @@ def rates(reading: Reading) -> dict[str, float]:
         if "AS impressions" in asked["query"] and asked.get("table"):
             return {k: v for k, v in _first_row(asked["table"]).items() if k != "impressions"}
     return {}
+
+
+def rates_found(reading: Reading) -> str:
+    """What the last query showed, if it was `rates_query`; "" otherwise."""
+    if not reading.queries or "AS impressions" not in reading.queries[-1]["query"]:
+        return ""
+    found = ", ".join(f"{name} {rate:.3%}" for name, rate in rates(reading).items())
+    return f"Search: rates of the signals are {found}."[:600] if found else ""
 
 
 def compose(mix: Mix, reading: Reading) -> dict[str, Any]:

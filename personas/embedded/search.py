@@ -1,8 +1,8 @@
 """The search behind the embedded engineer: which Φ to try next, given everything tried so far.
 
-Three choices, drawn at random so that parallel steps differ and doubt is spent on
-trying: the category by what its quota lacks, the family of knobs by what it achieved over its bases, and
-among some hundred variants the one that is best in one draw of a surrogate fitted to the journal.
+The prompt says which category is wanted. Two choices are drawn at random, so that parallel steps differ and
+doubt is spent on trying: the family of knobs by what it achieved over its bases, and among some hundred
+variants the one that is best in one draw of a surrogate fitted to the journal.
 `exploit` takes local steps from the best attempts and crosses their settings; `explore` opens with recipes
 and jumps; `innovate` turns structural knobs, and it alone those that bring code along. Deterministic given
 the reading and the seed.
@@ -36,6 +36,8 @@ FUTILE = -0.7
 """A family drawn below this is left alone by `innovate`: it was refused, failed or lost too often."""
 DARING = {"exploit": (0.0, 0.6), "explore": (0.5, 2.0), "innovate": (0.0, 1.5)}
 """Standard deviations of doubt that count in favour of a variant, drawn anew at each step."""
+JUMP = 3
+"""Structural knobs that `innovate` turns at once where small steps have stopped paying."""
 ENOUGH = 3
 """Measured attempts before the surrogate is asked."""
 SURROGATE_ROWS = 150
@@ -86,30 +88,36 @@ class Search:
         self._parents = sorted(parents, key=lambda parent: -parent.gain)
         self._surrogate = self._fit()
 
-    def propose(self, avoid: Collection[str] = (), base: _Parent | None = None) -> Move:
-        """The next move. `avoid` names knobs not to turn. Raises ChatModelError if none is left."""
+    def propose(self, category: str, avoid: Collection[str] = (), base: _Parent | None = None) -> Move:
+        """The next move of a category; none is made twice. `avoid` names knobs not to turn.
+
+        With nothing measured yet there is nothing to exploit, and it explores. Raises ChatModelError if no
+        move is left.
+        """
         knobs = [knob for knob in self._turnable if knob.name not in avoid]
         if not knobs:
             raise ChatModelError(
                 f"persona `{self._reading.persona}` has nothing to turn under {self._reading.patchable}. "
                 "Give the schema's fields bounds, enums or booleans, or production a numeric value there."
             )
-        category = self._category()
+        if category == "exploit" and not self._measured:
+            category = "explore"
         parents = [base] if base else self._parents
         recipe = self._recipe(knobs, parents[0]) if category == "explore" and base is None else None
         if recipe:
-            return recipe
+            return self._made(recipe)
         for attempt in (category, "explore", "explore"):
             pool = self._pool(attempt, knobs, parents)
             if pool:
-                return self._best(pool, category)
+                return self._made(self._best(pool, category))
         raise ChatModelError(
             f"persona `{self._reading.persona}` has tried everything it can turn. Widen the schema's bounds."
         )
 
     def propose_from_base(self, avoid: Collection[str] = ()) -> Move:
-        """The same, starting from the base that the prompt shows."""
-        return self.propose(avoid, _Parent(self._reading.base, 0.0, None))
+        """The same, for the proposal that the prompt shows and from its base."""
+        category = str(self._reading.proposal["category"])
+        return self.propose(category, avoid, _Parent(self._reading.base, 0.0, None))
 
     def touching(self, pointers: Collection[str]) -> set[str]:
         """Names of the knobs that write at, above or below these pointers."""
@@ -121,23 +129,9 @@ class Search:
             if (own + "/").startswith(other + "/") or (other + "/").startswith(own + "/")
         }
 
-    def _category(self) -> str:
-        quotas = self._reading.quotas
-        done = sum(quota["done"] for quota in quotas.values())
-        lacks = {
-            name: max(quota["wanted"] * (done + len(quotas)) - quota["done"], 0.05)
-            if quota["wanted"]
-            else 0.0
-            for name, quota in quotas.items()
-        }
-        if not self._measured:
-            lacks["exploit"] = 0.0  # nothing to refine yet
-        if "exploit" in lacks:  # what the proxy praises and people do not like is not worth refining
-            lacks["exploit"] *= self._reading.trust
-        weights = np.array(list(lacks.values()))
-        if weights.sum() <= 0:
-            return "explore"
-        return str(self._rng.choice(list(lacks), p=weights / weights.sum()))
+    def _made(self, move: Move) -> Move:
+        self._tried.add(_key(move.phi))
+        return move
 
     def _recipe(self, knobs: Sequence[Knob], parent: _Parent) -> Move | None:
         """An untried recipe of the playbook, if the draw says so; parallel steps take different ones."""
@@ -188,7 +182,7 @@ class Search:
             if category == "exploit":
                 phi = self._refined(parent, knobs, weights, parents)
             elif category == "innovate" and structural:
-                phi = self._jumped(parent, structural, 1)
+                phi = self._jumped(parent, structural, JUMP if self._reading.stagnant else 1)
                 phi = (
                     self._refined(_Parent(phi, 0.0, None), knobs, weights, ())
                     if knobs and self._rng.random() < 0.4

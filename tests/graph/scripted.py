@@ -53,10 +53,14 @@ class ScriptedChatModel(BaseChatModel):
 
 
 def in_turn(
-    proposals: Sequence[Any] = (), deltas: Sequence[Any] = (), reviews: Sequence[Any] = (ACCEPT,)
+    proposals: Sequence[Any] = (),
+    deltas: Sequence[Any] = (),
+    reviews: Sequence[Any] = (ACCEPT,),
+    **others: Sequence[Any],
 ) -> ScriptedChatModel:
     """Answers each form from its list, in turn; the last answer of a list is given for ever."""
     lists = {"Proposal": list(proposals), "Delta": list(deltas), "Review": list(reviews)}
+    lists |= {"Inquiry": [{}]} | {form: list(answers) for form, answers in others.items()}
 
     def script(form: str, messages: list[BaseMessage]) -> Any:
         left = lists[form]

@@ -4,10 +4,12 @@ import pytest
 from kept import keep
 from scripted import ACCEPT, in_turn, learning_rate, proposal, rates
 
-from evorank.graph.attempt import MEASURED, attempt_builder
 from evorank.graph.context import open_session
+from evorank.graph.knowledge import MEASURED
 from evorank.graph.offline import graph
-from evorank.graph.state import Experiment
+from evorank.graph.reviews import linted
+from evorank.graph.state import Experiment, Step
+from evorank.graph.turn import turn_builder
 from evorank.model.errors import Stopped, ToolError
 
 
@@ -85,6 +87,43 @@ def test_a_linter_that_is_never_content_refuses(run, trainings):
     assert attempt.outcome == "refused"
     assert "linter: It does not do what it says" in attempt.reason
     assert trainings.trained == []
+
+
+def test_the_linter_sees_what_fixed_rules_found_and_what_an_earlier_version_was_sent_back_for(run):
+    revise = {"verdict": "revise", "findings": ["Lower the rate below 0.02."]}
+    model = in_turn([proposal()], [learning_rate(9.0), learning_rate(0.01)], [revise, ACCEPT])
+    run(model)
+    first, second = (text for form, text in model.asked if form == "Review")
+    assert "### Findings of rules" in first
+    assert "/optimizer/args/lr is 9, far from what Adagrad needs" in first
+    assert "### Findings so far" not in first
+    assert "### Findings of rules" not in second
+    assert "linter: Lower the rate below 0.02" in second
+
+
+def test_what_the_linter_said_is_on_record_and_counted(run):
+    back = {"verdict": "revise", "findings": ["No."]}
+    rates = [learning_rate(rate) for rate in (0.09, 0.01, 0.08, 0.08, 0.07, 0.06)]
+    model = in_turn([proposal()], rates, [back, ACCEPT, back, ACCEPT, ACCEPT, back])
+    attempts = run(model, steps=4)
+    assert [[each["verdict"] for each in attempt.reviews] for attempt in attempts] == [
+        ["revise", "accept"],
+        ["revise", "accept"],
+        ["accept"],
+        ["revise", "revise", "revise"],
+    ]
+    assert attempts[0].reviews[0]["findings"] == ["No."]
+    assert attempts[0].reviews[0]["fingerprint"] != attempts[0].fingerprint
+    broken = attempts[2].model_copy(update={"outcome": "failed"})
+    assert linted([*attempts, broken]).model_dump() == {"read": 5, "caught": 2, "in_vain": 1, "missed": 1}
+
+
+def test_an_infinite_value_is_refused_and_later_prompts_show_it_all_the_same(run):
+    (first,) = run(in_turn([proposal()], [learning_rate(float("inf"))]))
+    assert first.outcome == "refused"
+    model = rates(0.05)
+    assert run(model, steps=2)[1].outcome in MEASURED
+    assert '"value": null' in model.asked[0][1]
 
 
 def test_production_itself_is_a_duplicate(run, trainings):
@@ -190,41 +229,13 @@ def test_a_guardrail_that_a_training_breaks_refuses_with_what_the_training_cost(
     assert attempt.usage.cpu_seconds > 0
 
 
-def test_the_reward_engineer_asks_the_log_and_is_judged_by_alignment(run):
-    model = in_turn(
-        [
-            proposal(query="SELECT avg(click) AS rate FROM log"),
-            proposal(query="SELECT no_such FROM log"),
-            proposal(),
-        ],
-        [{"patch": [{"op": "replace", "path": "/reward/label", "value": "clicked * 0.5"}]}],
-    )
-    (attempt,) = run(model, personas=["reward"])
-    assert [sorted(insight) for insight in attempt.insights] == [["query", "table"], ["error", "query"]]
-    assert "rate" in attempt.insights[0]["table"]
-    assert "no_such" in attempt.insights[1]["error"]
-    assert "SELECT avg(click) AS rate FROM log" in model.asked[1][1], "what was found is in the next prompt"
-    assert attempt.outcome in MEASURED
-    assert attempt.comparison["metric"] == "alignment"
-
-
-def test_queries_end_after_three(run):
-    model = in_turn(
-        [proposal(query="SELECT count(*) AS n FROM log")],
-        [{"patch": [{"op": "replace", "path": "/reward/label", "value": "clicked * 0.5"}]}],
-    )
-    (attempt,) = run(model, personas=["reward"])
-    assert len(attempt.insights) == 3
-    assert model.count("Proposal") == 4
-
-
 def test_a_step_that_is_in_the_journal_already_does_nothing_again(context, attempt, trainings):
     model = rates(0.05)
     given = context(model)
     journal = open_session(given).journal
     journal.append(attempt(0, run="r", surface="tiny", reason="recorded before the crash"))
-    step = attempt_builder().compile()
-    step.invoke({"run": "r", "step": 0, "persona": "optimizer"}, context=given)
+    turn = turn_builder().compile()
+    turn.invoke({"steps": [Step(run="r", step=0, persona="optimizer").model_dump()]}, context=given)
     assert model.asked == []
     assert trainings.trained == []
     assert [record.reason for record in journal.attempts()] == ["recorded before the crash"]

@@ -34,6 +34,9 @@ def test_the_form_that_studio_shows_describes_every_field_and_hides_live_handles
         ({"surfaec": "x"}, r"`context\.surfaec`.*Fields are surface, home"),
         ({"seeds": 1}, r"`context\.seeds`.*greater than or equal to 2.*got 1"),
         ({"parallel": "many"}, r"`context\.parallel`"),
+        ({"proposals": "a few"}, r"`context\.proposals`"),
+        ({"proposals": "2/2/1"}, r"5 in one call, and `parallel` is 4: set parallel to 5"),
+        ({"proposals": "0/0/0"}, r"at least"),
     ],
 )
 def test_a_wrong_field_of_a_context_is_named(given, told):
@@ -131,12 +134,48 @@ def test_a_north_star_that_the_validation_period_cannot_show_switches_the_reward
     assert "horizon of 300 days" in session.switched_off["reward"]
 
 
-def test_own_personas_are_read_from_the_home(context, home):
+FRUGAL = """---
+title: frugal engineer
+tools: [compute_loss]
+patches: [/optimizer/epochs, /optimizer/batch_size]
+metric: CPU-seconds
+---
+You spend little.
+"""
+
+
+@pytest.mark.parametrize("folder", [None, "team"])
+def test_a_persona_is_added_by_adding_a_file_and_kept_to_what_its_file_opens(context, home, folder):
+    where = home / (folder or "personas")
+    where.mkdir()
+    (where / "frugal.md").write_text(FRUGAL)
+    asked = {"persona_folder": str(where)} if folder else {}
+    session = open_session(context(rates(0.05), personas=None, **asked))
+    assert session.proposers == ["optimizer", "architecture", "reward", "frugal"]
+    assert session.patchable("frugal") == ["/optimizer/epochs", "/optimizer/batch_size"]
+    answer = graph.invoke({"steps": 1}, context=context(rates(0.05), personas=["frugal"], **asked))
+    (attempt,) = answer["attempts"]
+    assert (attempt["persona"], attempt["outcome"]) == ("frugal", "refused")
+    assert "outside what this persona may patch" in attempt["reason"]
+
+
+def test_a_persona_that_may_patch_nothing_here_says_why(context, home):
     (home / "personas").mkdir()
-    (home / "personas" / "optimizer.md").write_text(
-        "---\ntitle: frugal engineer\ntools: [compute_loss]\nmetric: CPU-seconds\n---\nSpend little.\n"
+    (home / "personas" / "frugal.md").write_text(
+        FRUGAL.replace("/optimizer/epochs, /optimizer/batch_size", "/x")
     )
-    assert open_session(context(rates(0.05))).personas["optimizer"].title == "frugal engineer"
+    session = open_session(context(rates(0.05), personas=None))
+    assert "lets it patch nothing" in session.switched_off["frugal"]
+    with pytest.raises(ConfigurationError, match="`patches` in its file is empty, so it proposes nothing"):
+        open_session(context(rates(0.05), personas=["linter"]))
+
+
+def test_a_file_in_the_home_replaces_a_built_in_persona(context, home):
+    (home / "personas").mkdir()
+    (home / "personas" / "optimizer.md").write_text(FRUGAL)
+    session = open_session(context(rates(0.05)))
+    assert session.personas["optimizer"].title == "frugal engineer"
+    assert session.patchable("optimizer") == ["/optimizer/epochs", "/optimizer/batch_size"]
 
 
 def test_a_broken_file_of_run_places_is_named(context, home):

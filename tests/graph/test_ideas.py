@@ -6,7 +6,6 @@ import pytest
 from planted import METRICS
 from scripted import in_turn, learning_rate, proposal
 
-from evorank.graph.attempt import attempt_builder
 from evorank.graph.context import open_session
 from evorank.graph.evolve import graph as evolve
 from evorank.graph.ideas import Ideas, carrier, rework
@@ -15,6 +14,7 @@ from evorank.graph.operations import open_operations
 from evorank.graph.state import Experiment
 from evorank.graph.status import overview
 from evorank.graph.tick import experiment_id, propose, submit, tick
+from evorank.graph.turn import turn_builder
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import Finding
 from evorank.surfaces.online import Online
@@ -166,6 +166,6 @@ def test_a_reward_is_carried_by_who_judges_rewards(live):
     assert carrier(session, idea("label", "/reward/label", "optimizer")) == "reward"
 
 
-def test_the_picture_shows_that_an_idea_begins_at_code():
-    edges = {(edge.source, edge.target) for edge in attempt_builder().compile().get_graph().edges}
-    assert {("__start__", "think"), ("__start__", "code")} <= edges
+def test_the_picture_shows_that_an_idea_needs_no_thinking():
+    edges = {(edge.source, edge.target) for edge in turn_builder().compile().get_graph().edges}
+    assert {("__start__", "think"), ("__start__", "attempt"), ("think", "attempt")} <= edges

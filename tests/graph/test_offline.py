@@ -23,19 +23,20 @@ def test_the_picture_shows_the_real_cycles():
     edges = {(edge.source, edge.target) for edge in graph.get_graph().edges}
     assert edges == {
         ("__start__", "dispatch"),
-        ("dispatch", "attempt"),
+        ("dispatch", "turn"),
+        ("dispatch", "reflect"),
         ("dispatch", "finish"),
-        ("attempt", "dispatch"),
+        ("turn", "dispatch"),
+        ("reflect", "dispatch"),
         ("finish", "__end__"),
     }
     inside = {
         (edge.source.split(":")[-1], edge.target.split(":")[-1]) for edge in graph.get_graph(xray=True).edges
     }
     assert {
-        ("think", "query"),
-        ("query", "think"),
-        ("think", "code"),
-        ("think", "record"),
+        ("wonder", "look"),
+        ("look", "wonder"),
+        ("__end__", "think"),
         ("code", "verify"),
         ("code", "record"),
         ("verify", "code"),
@@ -135,7 +136,8 @@ def test_a_batch_that_lost_one_step_is_completed_before_the_next_begins(context,
     dispatched = []
     for update in graph.stream({"steps": 5, "run": "r"}, context=given, stream_mode="updates"):
         if "dispatch" in update:
-            dispatched.append([(each["step"], each["before"]) for each in update["dispatch"]["batch"]])
+            steps = [step for turn in update["dispatch"]["batch"] for step in turn]
+            dispatched.append([(each["step"], each["before"]) for each in steps])
     assert dispatched == [[(1, 0)], [(3, 3), (4, 3)], []]
 
 
@@ -192,9 +194,7 @@ def test_the_state_of_a_run_does_not_grow_with_its_attempts(context):
     compiled = builder.compile(checkpointer=InMemorySaver())
     thread = {"configurable": {"thread_id": "t"}}
     compiled.invoke({"steps": 2}, thread, context=context(rates(0.05, 0.02)), durability="sync")
-    loops = [
-        snapshot.values for snapshot in compiled.get_state_history(thread) if snapshot.next == ("attempt",)
-    ]
+    loops = [snapshot.values for snapshot in compiled.get_state_history(thread) if snapshot.next == ("turn",)]
     sizes = {len(json.dumps(values)) for values in loops}
     assert len(loops) == 2
     assert max(sizes) - min(sizes) < 20

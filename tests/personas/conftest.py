@@ -16,7 +16,7 @@ from evorank.personas.embedded.engineer import EmbeddedEngineer
 from evorank.personas.persona import load_personas
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
-from evorank.prompts.briefing import Briefing, Quota
+from evorank.prompts.briefing import Briefing
 
 LOG = LogSchema(
     features=(
@@ -79,7 +79,8 @@ def briefing_of(ranker) -> Callable[..., Briefing]:
                 persona=load_personas()[persona],
                 surface="demo",
                 description="",
-                objectives={"explore": Quota(0.4), "exploit": Quota(0.4), "innovate": Quota(0.2)},
+                objectives={"explore": 0.4, "exploit": 0.4, "innovate": 0.2},
+                wanted={"explore": 1},
                 guardrails=[],
                 schema=ranker.schema(),
                 patchable=list(ranker.patchable().get(persona, ())),
@@ -128,17 +129,18 @@ class Loop:
         self._propose = engineer.with_structured_output(Proposal)
         self._write = engineer.with_structured_output(Delta)
         self.briefing, self.loss, self.reads = briefing, loss, reads
+        self.categories = ("explore", "exploit", "innovate", "exploit", "explore")
         self.journal: list[dict[str, Any]] = []
         self.candidates: list[dict[str, Any]] = []
 
     def step(self) -> dict[str, Any]:
         first = self.briefing
-        done = [attempt["category"] for attempt in self.journal]
+        category = self.categories[len(self.journal) % len(self.categories)]
         now = replace(
             first,
             journal=self.journal if self.reads else [],
             step=len(self.journal),
-            objectives={name: Quota(q.wanted, done.count(name)) for name, q in first.objectives.items()},
+            wanted={category: 1},
         )
         proposal = self._propose.invoke(render.think(now))
         base = first.production

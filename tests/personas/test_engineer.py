@@ -15,7 +15,7 @@ from evorank.model.errors import ChatModelError, Finding
 from evorank.personas.embedded.engineer import EmbeddedEngineer
 from evorank.personas.embedded.reading import read
 from evorank.prompts import render
-from evorank.prompts.answers import Delta, Proposal, Review
+from evorank.prompts.answers import Delta, Inquiry, Note, Proposal, Proposals, Review
 from evorank.tools.run_sql_query import QueryResult
 
 PERSONAS = ["optimizer", "architecture", "reward"]
@@ -31,8 +31,15 @@ def rate_loss(phi):
     return 0.6 + 0.01 * off**2 + 0.001 * math.log2(optimizer["batch_size"] / 512) ** 2
 
 
-def propose(briefing, seed=0):
-    return EmbeddedEngineer(seed=seed).with_structured_output(Proposal).invoke(render.think(briefing))
+def propose(briefing, seed=0, category="exploit"):
+    told = replace(briefing, wanted={category: 1})
+    return EmbeddedEngineer(seed=seed).with_structured_output(Proposal).invoke(render.think(told))
+
+
+def based_on(briefing):
+    """The attempt that the next proposal starts from."""
+    base = propose(briefing).base
+    return next(attempt for attempt in briefing.journal if attempt["fingerprint"].startswith(base))
 
 
 @pytest.mark.parametrize("persona", PERSONAS)
@@ -78,7 +85,7 @@ def test_a_training_that_was_stopped_early_is_a_warning_and_never_a_base(briefin
     run = loop(briefing_of(), rate_loss)
     for _ in range(12):
         run.step()
-    best = min(run.journal, key=lambda attempt: attempt["comparison"]["difference"])
+    best = based_on(briefing_of(step=12, journal=run.journal))
     others = [attempt for attempt in run.journal if attempt is not best]
     stopped = best | {"outcome": "worse", "comparison": None, "reason": "Stopped after 60% ..."}
     unknown = best | {"outcome": "failed", "category": None, "comparison": None, "changes": [], "patch": []}
@@ -111,8 +118,8 @@ def test_what_lost_in_live_traffic_is_no_base_and_nothing_is_built_upon_it(brief
     run = loop(briefing_of(), rate_loss)
     for _ in range(12):
         run.step()
-    best = min(run.journal, key=lambda attempt: attempt["comparison"]["difference"])
     told = briefing_of(step=12, journal=run.journal)
+    best = based_on(told)
     lost = replace(told, experiments=[online(best)])
     bases = [[propose(each, seed).base for seed in range(16)] for each in (told, lost)]
     often, never = (sum(best["fingerprint"].startswith(base) for base in each) for each in bases)
@@ -137,17 +144,65 @@ def test_a_change_that_lost_live_is_not_tried_on_any_later_production(trees_brie
         propose(replace(told, experiments=[online(attempt)]))
 
 
-def test_a_persona_whose_proxy_wins_keep_losing_live_refines_them_less(briefing_of, loop):
+def test_with_nothing_measured_it_explores_where_it_should_exploit(briefing_of):
+    assert propose(briefing_of()).category == "explore"
+
+
+def test_it_answers_with_as_many_different_proposals_as_are_wanted(briefing_of, loop):
+    run = loop(briefing_of(), rate_loss)
+    for _ in range(5):
+        run.step()
+    wanted = {"explore": 2, "exploit": 1, "innovate": 2}
+    messages = render.think(briefing_of(step=5, journal=run.journal, wanted=wanted))
+    answer = EmbeddedEngineer().with_structured_output(Proposals).invoke(messages)
+    kinds = [proposal.category for proposal in answer.proposals]
+    assert kinds == ["explore", "explore", "exploit", "innovate", "innovate"]
+    assert len({proposal.hypothesis for proposal in answer.proposals}) == 5
+
+
+def test_it_proposes_what_is_left_where_more_is_wanted(trees_briefing):
+    told = replace(trees_briefing, patchable=["/trees/extra"], wanted={"explore": 3})
+    answer = EmbeddedEngineer().with_structured_output(Proposals).invoke(render.think(told))
+    assert len(answer.proposals) == 1
+
+
+def test_a_standstill_makes_it_jump(briefing_of):
+    def turned(stagnant):
+        """Settings that 12 proposals of a new structure state."""
+        told = [briefing_of("architecture", step=step, stagnant=stagnant) for step in range(12)]
+        return sum(propose(each, category="innovate").hypothesis.count(" from ") for each in told)
+
+    assert turned(stagnant=9) > 1.3 * turned(stagnant=0)
+
+
+def test_its_note_counts_what_won_and_what_never_did_and_cites_each(briefing_of, loop, attempt_refused):
     run = loop(briefing_of(), rate_loss)
     for _ in range(10):
         run.step()
+    won = [attempt for attempt in run.journal if attempt["outcome"] == "better"]
+    refused = [attempt_refused(step) | {"id": f"refused{step}", "run": "r"} for step in range(3)]
 
-    def refines(result):
-        experiments = [online(attempt, result) for attempt in run.journal[:4]]
-        told = briefing_of(step=10, journal=run.journal, experiments=experiments)
-        return sum(propose(told, seed).category == "exploit" for seed in range(24))
+    def noted(journal):
+        told = briefing_of(journal=journal, own_run="r")
+        return EmbeddedEngineer().with_structured_output(Note).invoke(render.insight(told))
 
-    assert refines("no_launch") < refines("launched") / 2
+    note = noted(run.journal)
+    known = {attempt["id"][:8]: attempt["outcome"] for attempt in run.journal}
+    assert note.works
+    for claim in note.works:
+        assert claim.claim.startswith("Counted: ")
+        assert {known[cited] for cited in claim.cites} == {"better"}
+    assert noted(won).dead_ends == []
+    (barren,) = noted(refused).dead_ends
+    assert barren.claim == (
+        "Counted: none of 3 candidates that changed /optimizer/embedding won (3 refused)."
+    )
+    assert barren.cites == ["2", "1", "0"]
+
+
+def test_a_note_on_an_empty_journal_claims_nothing(briefing_of):
+    note = EmbeddedEngineer().with_structured_output(Note).invoke(render.insight(briefing_of()))
+    assert (note.works, note.dead_ends) == ([], [])
 
 
 def test_the_engineer_has_no_channel_but_the_text(briefing_of, loop):
@@ -261,23 +316,32 @@ def test_a_repair_of_a_layer_is_valid_and_touches_something_else(briefing_of, ra
     assert ranker.check(apply_delta(briefing.production, written)) == []
 
 
+def explored(briefing):
+    messages = render.explore(briefing, 5, asked=bool(briefing.insights))
+    return EmbeddedEngineer().with_structured_output(Inquiry).invoke(messages)
+
+
 def test_the_reward_persona_asks_for_rates_once_and_then_uses_them(briefing_of):
-    first = propose(briefing_of("reward"))
+    first = explored(briefing_of("reward"))
     assert "avg" in first.query
     assert "is_like" in first.query
+    assert first.finding == ""
     columns = ["impressions", "is_click", "is_like", "is_hate"]
     table = QueryResult(
         columns=columns, rows=[[1000, 0.3, 0.0, 0.01]], truncated=False, seconds=0.1
     ).as_markdown()
     told = briefing_of("reward", insights=[{"query": first.query, "table": table}])
-    assert propose(told).query is None
+    assert explored(told).query is None
+    assert explored(told).finding.startswith("Search: rates of the signals are is_click 30.000%")
     for step in range(12):
-        assert "is_like" not in propose(replace(told, step=step)).hypothesis
+        assert "is_like" not in propose(replace(told, step=step), category="explore").hypothesis
 
 
 def test_a_family_that_is_always_refused_is_avoided(briefing_of, attempt_refused):
     def proposes_embedding(journal):
-        proposals = [propose(briefing_of(step=step, journal=journal)) for step in range(20, 32)]
+        proposals = [
+            propose(briefing_of(step=step, journal=journal), category="innovate") for step in range(20, 32)
+        ]
         return sum("embedding optimizer" in proposal.hypothesis for proposal in proposals)
 
     refused = [attempt_refused(step) for step in range(8)]

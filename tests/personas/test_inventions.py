@@ -26,7 +26,6 @@ from evorank.personas.embedded.search import Move
 from evorank.personas.embedded.surrogate import Surrogate
 from evorank.prompts import render
 from evorank.prompts.answers import Delta, Proposal
-from evorank.prompts.briefing import Quota
 
 MOVES = [
     *(("own optimizer", name) for name in ("ftrl_proximal", "sign_momentum")),
@@ -35,7 +34,7 @@ MOVES = [
     *(("own layer", name) for name in ("excitation_gate", "gated_path", "mixed_cross")),
     ("own activation", "learned_swish"),
 ]
-ONLY_INNOVATE = {"explore": Quota(0.0), "exploit": Quota(0.0), "innovate": Quota(1.0)}
+ONLY_INNOVATE = {"innovate": 1}
 
 
 def persona_of(knob: str) -> str:
@@ -240,7 +239,7 @@ def proposals(briefing, count: int) -> list[Proposal]:
 
 @pytest.mark.parametrize("persona", ["optimizer", "architecture"])
 def test_an_engineer_asked_to_innovate_sooner_or_later_brings_each(persona, briefing_of) -> None:
-    briefing = briefing_of(persona, objectives=ONLY_INNOVATE)
+    briefing = briefing_of(persona, wanted=ONLY_INNOVATE)
     said = " ".join(proposal.hypothesis for proposal in proposals(briefing, 60))
     wanted = {name for knob, name in MOVES if persona_of(knob) == persona}
     assert set(re.findall(r"brings `/components/(\w+)`", said)) == wanted
@@ -249,23 +248,21 @@ def test_an_engineer_asked_to_innovate_sooner_or_later_brings_each(persona, brie
 
 @pytest.mark.parametrize("category", ["explore", "exploit"])
 def test_nothing_but_innovate_brings_code(category, briefing_of, loop) -> None:
-    quotas = {name: Quota(float(name == category)) for name in ONLY_INNOVATE}
     for persona in ("optimizer", "architecture"):
-        briefing = briefing_of(persona, objectives=quotas)
-        run = loop(briefing, lambda phi: int(fingerprint(phi)[:6], 16) / 16**6)
+        run = loop(briefing_of(persona), lambda phi: int(fingerprint(phi)[:6], 16) / 16**6)
+        run.categories = (category,)
         for _ in range(8):
             assert run.step()["components"] == {}
 
 
 def test_what_won_with_code_is_refined_with_its_code(briefing_of, loop) -> None:
     """The journal shows a long source only in part; the engineer knows its own and loses nothing."""
-    briefing = briefing_of("architecture", objectives=ONLY_INNOVATE)
+    briefing = briefing_of("architecture", wanted=ONLY_INNOVATE)
     run = loop(briefing, lambda phi: 0.5 - 0.1 * ("gated_path" in phi["components"]))
+    run.categories = ("innovate",)
     while not any("gated_path" in phi["components"] for phi in run.candidates):
         run.step()
-    run.briefing = replace(
-        briefing, objectives={name: Quota(float(name == "exploit")) for name in ONLY_INNOVATE}
-    )
+    run.categories = ("exploit",)
     for _ in range(6):
         phi = run.step()
         assert carrying(phi) is phi
@@ -306,7 +303,7 @@ def test_think_names_the_code_and_code_writes_it(knob, name, turned, briefing_of
 
 
 def test_a_persona_that_may_not_patch_components_brings_none(briefing_of) -> None:
-    briefing = briefing_of("optimizer", objectives=ONLY_INNOVATE, patchable=["/optimizer"])
+    briefing = briefing_of("optimizer", wanted=ONLY_INNOVATE, patchable=["/optimizer"])
     assert not any("brings" in proposal.hypothesis for proposal in proposals(briefing, 12))
 
 

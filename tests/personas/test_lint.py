@@ -82,7 +82,7 @@ def test_a_repeated_attempt_is_sent_back(briefing_of, loop):
     run.step()
     patch = run.journal[0]["changes"]
     seen = review(briefing_of("linter", journal=run.journal), *patch)
-    assert "Attempt 0 already was this Φ" in seen.findings[0]
+    assert "attempt- by optimizer already was this Φ" in seen.findings[0]
 
 
 @pytest.mark.parametrize("persona", ["optimizer", "architecture", "reward"])

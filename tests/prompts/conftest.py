@@ -8,7 +8,7 @@ import pytest
 
 from evorank.model.system import Feature, LogSchema
 from evorank.personas.persona import load_personas
-from evorank.prompts.briefing import Briefing, Pool, Quota
+from evorank.prompts.briefing import Briefing, Pool
 
 PHI: dict[str, Any] = {
     "optimizer": {"name": "Adagrad", "args": {"lr": 0.1}, "batch_size": 4096, "epochs": 1},
@@ -29,7 +29,8 @@ def attempt(step: int, outcome: str, difference: float | None = None, **more: An
             "candidate": {"train_cpu_seconds": 1.0}, "production": {"train_cpu_seconds": 2.0},
         }  # fmt: skip
     return {
-        "id": str(step), "step": step, "persona": "optimizer", "category": "explore", "outcome": outcome,
+        "id": str(step), "run": "run-1", "step": step,
+        "persona": "optimizer", "category": "explore", "outcome": outcome,
         "fingerprint": f"{step:02d}" * 32, "base": "p" * 64, "production": "p" * 64,
         "changes": [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.01 * step}],
         "hypothesis": f"step {step} should help", "reason": outcome, "comparison": comparison,
@@ -107,7 +108,7 @@ def pool(briefing) -> Pool:
             experiment(6, plan=None, attempt=None, proposed_by="ada", category=None),
             experiment(7, plan=None, replication_of="experiment-2"),
         ],
-        steering=["Prefer cheap training."],
+        steering={"s1": "Prefer cheap training."},
         journal=briefing.journal,
         experiments=[experiment(2, "no_launch", 0.02, decision=LAUNCH), experiment(1, "no_launch", -0.01)],
     )  # fmt: skip
@@ -119,7 +120,8 @@ def briefing() -> Briefing:
         persona=load_personas()["optimizer"],
         surface="demo",
         description="Short videos on a start page.",
-        objectives={"explore": Quota(0.4, 2), "exploit": Quota(0.4, 1), "innovate": Quota(0.2, 0)},
+        objectives={"explore": 0.4, "exploit": 0.4, "innovate": 0.2},
+        wanted={"explore": 0, "exploit": 1, "innovate": 0},
         guardrails=["parameters must be at most 1000000"],
         schema={"type": "object", "properties": {"optimizer": {"description": "how weights are learned"}}},
         patchable=["/optimizer"],
@@ -133,7 +135,7 @@ def briefing() -> Briefing:
             training_rows=1000,
         ),
         functions={"dense(x, units, bias=True)": "x W + b"},
-        steering=["Prefer cheap training."],
+        steering={"s1": "Prefer cheap training."},
         journal=[
             attempt(1, "worse", 0.02),
             attempt(2, "better", -0.01),
@@ -142,6 +144,7 @@ def briefing() -> Briefing:
             attempt(5, "failed", reason="the worker ran out of memory"),
         ],
         insights=[{"query": "SELECT avg(click) FROM log", "table": "avg\n0.21"}],
+        own_run="run-1",
         run="run-1",
         step=6,
         seed=7,

@@ -6,27 +6,55 @@ import json
 
 import pytest
 
-from evorank.prompts.journal import JOURNAL_LINES, journal_lines, live_gain, verdict
+from evorank.prompts.journal import journal_lines, live_gain, verdict
+from evorank.prompts.length import tokens
+from evorank.prompts.quoted import quoted
 
 PRODUCTION = "p" * 64
 
 
 def test_the_journal_is_sorted_best_first_and_keeps_failures(briefing):
     lines, omitted = journal_lines(briefing.journal, PRODUCTION)
-    assert [line["step"] for line in lines] == [4, 2, 1, 5, 3]
+    assert [line["id"] for line in lines] == ["4", "2", "1", "5", "3"]
     assert omitted == 0
 
 
-def test_a_long_journal_keeps_the_best_and_the_newest_failures(attempt_of):
+def steps(lines):
+    return {int(line["id"]) for line in lines}
+
+
+def size(lines):
+    return sum(tokens(quoted(line) + "\n") for line in lines)
+
+
+def test_a_journal_that_does_not_fit_keeps_its_best_and_its_newest_and_stays_within_its_room(attempt_of):
     journal = [attempt_of(step, "better", -0.001 * step) for step in range(1, 201)]
     journal += [
         attempt_of(step, "failed", started_at=f"2026-02-{step - 200:02d}") for step in range(201, 229)
     ]
-    lines, omitted = journal_lines(journal, PRODUCTION)
-    assert len(lines) == JOURNAL_LINES
-    assert omitted == 228 - JOURNAL_LINES
-    assert lines[0]["step"] == 200
-    assert {line["step"] for line in lines} >= set(range(201, 229))
+    whole, omitted = journal_lines(journal, PRODUCTION)
+    assert (len(whole), omitted) == (228, 0)
+    lines, omitted = journal_lines(journal, PRODUCTION, room=size(whole) // 2)
+    assert len(lines) + omitted == 228
+    assert size(whole) // 2 - 200 < size(lines) <= size(whole) // 2
+    assert [line["id"] for line in lines[:60]] == [str(step) for step in range(200, 140, -1)]
+    assert steps(lines) >= set(range(201, 229)), "the newest, all of which failed"
+    assert lines == [line for line in whole if line in lines], "in the same order"
+
+
+def test_of_the_own_run_the_newest_are_told_by_their_steps_and_not_by_clocks(attempt_of):
+    journal = [
+        attempt_of(step, "failed", run="mine", started_at=f"2026-01-{40 - step}") for step in range(1, 30)
+    ]
+    room = size(journal_lines(journal, PRODUCTION, own_run="mine")[0]) // 3
+    lines, _ = journal_lines(journal, PRODUCTION, room=room, own_run="mine")
+    assert steps(lines) >= {27, 28, 29}
+
+
+def test_attempts_are_called_by_their_step_in_their_own_run_and_by_their_id_elsewhere(attempt_of):
+    other = attempt_of(2, "worse", 0.1, run="other", id="c0ffee00-aaaa")
+    lines, _ = journal_lines([attempt_of(7, "worse", 0.2), other], PRODUCTION, own_run="run-1")
+    assert [line["id"] for line in lines] == ["c0ffee00", "7"]
 
 
 def test_an_attempt_against_another_production_says_so(attempt_of):
@@ -39,10 +67,12 @@ def test_a_winner_of_live_traffic_comes_first_and_a_loser_after_the_winners_of_t
 ):
     tests = [experiment_of(2, "launched", 0.02), experiment_of(4, "no_launch", 0.001)]
     lines, _ = journal_lines(briefing.journal, PRODUCTION, tests)
-    assert [line["step"] for line in lines] == [2, 4, 1, 5, 3]
+    assert [line["id"] for line in lines] == ["2", "4", "1", "5", "3"]
     assert [line["outcome"] for line in lines[:2]] == ["better", "better"]
     lines, _ = journal_lines(briefing.journal, PRODUCTION, tests[1:])
-    assert [line["step"] for line in lines] == [2, 4, 1, 5, 3], "the proxy of 4 is better than that of 2"
+    assert [line["id"] for line in lines] == ["2", "4", "1", "5", "3"], (
+        "the proxy of 4 is better than that of 2"
+    )
 
 
 def test_live_winners_are_sorted_by_their_lift_and_not_by_their_proxy(briefing, experiment_of):
@@ -78,7 +108,7 @@ def test_nothing_of_a_running_test_is_shown_before_its_horizon(phase, briefing, 
     readings = [{"until": "2026-02-05T00:00:00", "users": [777, 777], "failures": [], "looks": looks}]
     test = experiment_of(4, phase=phase, readings=readings, effects=[], reason="777 users so far")
     lines, _ = journal_lines(briefing.journal, PRODUCTION, [test])
-    assert [line["step"] for line in lines] == [4, 2, 1, 5, 3]
+    assert [line["id"] for line in lines] == ["4", "2", "1", "5", "3"]
     assert lines[0]["online"] == {"verdict": "under way", "phase": phase}
     assert "777" not in json.dumps(lines)
 
@@ -87,7 +117,7 @@ def test_what_a_person_proposed_is_a_line_of_its_own(briefing, experiment_of):
     test = experiment_of(8, "no_launch", -0.01, attempt=None, proposed_by="ada")
     lines, omitted = journal_lines(briefing.journal, PRODUCTION, [test])
     (own,) = [line for line in lines if line["persona"] == "ada"]
-    assert (own["step"], own["outcome"], own["phi"]) == (None, "proposed", "080808080808")
+    assert (own["id"], own["outcome"], own["phi"]) == ("experime", "proposed", "080808080808")
     assert (own["online"]["verdict"], len(lines), omitted) == ("lost", 6, 0)
 
 
@@ -101,12 +131,22 @@ def test_of_several_experiments_of_an_attempt_the_latest_that_was_read_counts(br
     assert [line["online"]["result"] for line in lines if "online" in line] == ["no_launch"]
 
 
-def test_every_live_result_is_kept_however_long_the_journal(attempt_of, experiment_of):
+def test_every_live_result_is_kept_however_little_room_there_is(attempt_of, experiment_of):
     journal = [attempt_of(step, "better", -0.001 * step) for step in range(1, 301)]
     tests = [experiment_of(step, "no_launch", -0.01) for step in range(1, 11)]
-    lines, omitted = journal_lines(journal, PRODUCTION, tests)
-    assert {line["step"] for line in lines} >= set(range(1, 11))
-    assert (len(lines), omitted) == (JOURNAL_LINES, 300 - JOURNAL_LINES)
+    lines, omitted = journal_lines(journal, PRODUCTION, tests, room=0)
+    assert (steps(lines), omitted) == (set(range(1, 11)), 290)
+    lines, _ = journal_lines(journal, PRODUCTION, tests, room=20_000)
+    assert steps(lines) > set(range(1, 11))
+
+
+def test_what_others_reported_gives_way_to_own_records(attempt_of):
+    told = {"by": "ada", "when": "", "result": None, "metrics": []}
+    journal = [attempt_of(step, "better", imported=told) for step in range(1, 20)]
+    journal += [attempt_of(step, "worse", 0.1) for step in range(20, 40)]
+    room = size(journal_lines(journal[19:], PRODUCTION)[0])
+    lines, omitted = journal_lines(journal, PRODUCTION, room=room)
+    assert (steps(lines), omitted) == (set(range(20, 40)), 19)
 
 
 def test_a_verdict_is_what_traffic_said_and_not_what_a_person_did(experiment_of):
