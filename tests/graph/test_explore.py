@@ -84,7 +84,7 @@ def test_a_persona_without_the_tool_is_never_asked_to_look(run):
 
 
 def test_a_look_that_fails_does_not_keep_it_from_proposing(run):
-    model = in_turn([proposal()], [LABEL], Inquiry=[ConnectionError("no route")])
+    model = in_turn([proposal()], [LABEL], Inquiry=[{"query": ["not", "a", "query"]}])
     (attempt,) = run(model)
     assert attempt.outcome in MEASURED
     assert attempt.insights == []

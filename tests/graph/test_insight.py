@@ -80,7 +80,7 @@ def test_a_note_of_which_nothing_is_left_is_not_shown_and_the_next_is_asked_for_
 def test_a_model_that_gives_no_note_stops_nothing_and_what_it_cost_counts(run):
     model, (kept,), answer = run(5, {"works": "many things"})
     assert "did not answer with a valid Note" in kept.problem
-    assert kept.usage.calls == 2
+    assert kept.usage.calls == 3
     assert len(answer["attempts"]) == 5
     assert shown(model) == [None] * 5
 

@@ -69,6 +69,6 @@ def test_the_estimate_grows_with_the_journal_up_to_the_length_of_a_prompt(contex
 def test_the_cost_is_that_of_the_price_given_or_unknown(context):
     given = context(in_turn())
     assert preview(given, 5).usd is None
-    found = preview(given, 5, lambda model, read, written: (read + 4 * written) / 1e6)
+    found = preview(context(in_turn(), prices={"scripted": {"input": 1.0, "output": 4.0}}), 5)
     assert found.usd == pytest.approx((found.input_tokens + 4 * found.output_tokens) / 1e6)
     assert preview(context(None), 5).usd == 0.0

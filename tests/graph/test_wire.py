@@ -13,10 +13,10 @@ from planted import give_traffic
 from scripted import ACCEPT, ScriptedChatModel, learning_rate, proposal
 from wire import Wire, fault, in_turn, limited, no_such_key, recorded, withheld, words
 
-from evorank.graph.attempt import MEASURED
 from evorank.graph.chats import greet
 from evorank.graph.context import close_sessions, open_session
 from evorank.graph.evolve import graph as evolve
+from evorank.graph.knowledge import MEASURED
 from evorank.graph.models import Provider
 from evorank.graph.offline import graph
 from evorank.graph.operations import open_operations
@@ -60,7 +60,7 @@ def go(given, steps=1, run="r"):
 def test_gemini_goes_through_the_whole_loop_and_every_token_is_counted(gemini):
     whole = {}
     script = idle(
-        Proposal=[lambda asked: withheld(), proposal(query="SELECT avg(click) AS rate FROM log"), proposal()],
+        Proposal=[lambda asked: withheld(), proposal()],
         Delta=[lambda asked: whole, learning_rate("fast"), learning_rate(0.05)],
     )
     given, wire = gemini(script)
