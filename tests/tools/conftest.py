@@ -1,4 +1,4 @@
-"""A small log with a known truth, encoded for real, and real worker processes."""
+"""A small log with a known truth, encoded for real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from small_world import SmallSurface, simulate
 
 from evorank.model.logs.encode import encode
 from evorank.model.logs.spec import Categorical, LogSpec, Split
-from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
 
@@ -36,12 +35,6 @@ def dataset(tmp_path_factory):
         split=Split(train=0.6, validation=0.3, snap="day"),
     )
     return encode(spec, directory / "encoded")
-
-
-@pytest.fixture(scope="session")
-def pool():
-    with LocalPool(workers=2, limit=60.0) as pool:
-        yield pool
 
 
 @pytest.fixture
