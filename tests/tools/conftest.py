@@ -39,6 +39,6 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def bench(dataset, pool, tmp_path):
-    bench = Workbench(SmallSurface(dataset, tmp_path), pool, tmp_path / "cache")
+    bench = Workbench(SmallSurface(dataset, tmp_path), pool, tmp_path / "cache", seeds=4)
     yield bench
     bench.close()
