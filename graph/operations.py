@@ -13,10 +13,12 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from langgraph.graph.state import CompiledStateGraph
 
 from evorank.graph.context import Context, Session, open_session
 from evorank.graph.ledger import StoredLedger
@@ -55,6 +57,13 @@ class Operations:
     @property
     def bench(self) -> Workbench:
         return self.session.workbench
+
+    @cached_property
+    def graph(self) -> CompiledStateGraph[Any, Context, Any, Any]:
+        """An experiment's graph on this store. Kept: to compile it takes longer than most of its steps."""
+        from evorank.graph.online import builder  # it imports this module
+
+        return builder.compile(checkpointer=self.session.store.saver)
 
     def prepare(self, on_progress: Callable[[str], None]) -> None:
         """Serve production's own trained model, if nothing was ever launched here; and go on from today's."""

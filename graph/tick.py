@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas, rework
-from evorank.graph.online import Signal, builder
+from evorank.graph.online import Signal
 from evorank.graph.operations import Operations, open_operations, rebase
 from evorank.graph.schedule import CLOCK_TOLERANCE, Entry
 from evorank.graph.selection import select
@@ -268,7 +268,7 @@ def _move(
     with schedule.lease(entry.experiment, owner, LEASE_SECONDS) as mine:
         if not mine:
             return
-        graph = builder.compile(checkpointer=operations.session.store.saver)
+        graph = operations.graph
         config: RunnableConfig = {
             "configurable": {"thread_id": entry.experiment},
             "metadata": {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from evorank.model import component_code
@@ -50,7 +51,7 @@ class NeuralRanker:
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of `SystemConfig`."""
-        return SystemConfig.model_json_schema()
+        return copy.deepcopy(_schema())
 
     def production(self) -> Phi:
         """A copy of the Φ that serves today."""
@@ -189,6 +190,11 @@ def _tried(config: SystemConfig, code: Code) -> list[Finding]:
     if schedule.name in code.schedules:
         findings += try_schedule(schedule.name, code.schedules[schedule.name], schedule.args)
     return findings
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return SystemConfig.model_json_schema()
 
 
 def _default(log: LogSchema) -> Phi:

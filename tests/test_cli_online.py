@@ -17,7 +17,7 @@ from commands import one_error as error_of
 
 sys.path.insert(0, str(Path(__file__).parent / "graph"))
 
-from planted import give_traffic
+from planted import Planted, give_traffic
 from tiny import make_surface
 
 from evorank.surfaces.surface import open_surface, save_surface
@@ -35,9 +35,11 @@ AGES = 8
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
+    """A home with two weeks of traffic behind it."""
     home = tmp_path_factory.mktemp("template") / "home"
     make_surface(home)
     traffic(home)
+    Planted(open_surface(home, "tiny"), None)  # lives its past
     return home
 
 
@@ -250,6 +252,8 @@ def begun(template, shared, tmp_path_factory):
             patch.setenv(name, value)
         identifier = submit(folder / "home")
         assert online("tick", "--days", "2", "--json")["live"] == 1
+    for name in ("cache", "artifacts"):  # who begins anew need not measure and train the same again
+        shutil.copytree(folder / "home" / name, template / name)
     return folder / "home", identifier
 
 

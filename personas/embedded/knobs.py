@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -198,17 +199,17 @@ def _numbers(schema: Mapping[str, Any], value: Any, integer: bool) -> tuple[Any,
 
 def get(phi: Any, pointer: str) -> Any:
     """The value at a JSON Pointer, or None where there is none."""
-    for part in pointer.split("/")[1:]:
-        if not isinstance(phi, dict) or _unescaped(part) not in phi:
+    for part in _parts(pointer):
+        if not isinstance(phi, dict) or part not in phi:
             return None
-        phi = phi[_unescaped(part)]
+        phi = phi[part]
     return phi
 
 
 def put(phi: Phi, pointer: str, value: Any) -> Phi:
     """A copy of Φ with one value set; missing parents become objects. Other parts are shared."""
     phi = dict(phi)
-    *parents, last = [_unescaped(part) for part in pointer.split("/")[1:]]
+    *parents, last = _parts(pointer)
     at = phi
     for part in parents:
         inner = at.get(part)
@@ -247,6 +248,12 @@ def same(a: Any, b: Any) -> bool:
 
 def _escaped(name: str) -> str:
     return str(name).replace("~", "~0").replace("/", "~1")
+
+
+@lru_cache(4096)
+def _parts(pointer: str) -> tuple[str, ...]:
+    """Kept, because a pool of candidates asks for the same hundred pointers a hundred thousand times."""
+    return tuple(_unescaped(part) for part in pointer.split("/")[1:])
 
 
 def _unescaped(part: str) -> str:

@@ -14,12 +14,12 @@ from evorank.graph.journal import Journal, thread_id
 from evorank.graph.schedule import Schedule
 from evorank.graph.state import Attempt
 from evorank.graph.store import Store
-from evorank.tools.evaluator.local import LocalPool
 
-# `contender`, `scripted` and `tiny` help these tests and the processes they start; they are no test modules.
+# What follows helps these tests and the processes they start; these are no test modules.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from contender import Contender
+from lent import PoolServer
 from tiny import Watched, make_surface
 
 
@@ -132,10 +132,11 @@ def home(template, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def pool():
-    """Real worker processes, shared because they take seconds to start."""
-    with LocalPool(1) as pool:
-        yield pool
+def lent(pool):
+    """Where processes that a test starts find its pool."""
+    server = PoolServer(pool)
+    yield server.address
+    server.close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""One run of both loops in processes that kill themselves one after the other: evolver.py HOME PLACE...
+"""One run of both loops in processes that kill themselves one after the other: evolver.py HOME POOL PLACE...
 
-PLACE as in ticker.py. The first process plans the run, the others resume it. Prints a line for each: its exit
-code, and the day that the world has come to.
+POOL and PLACE as in ticker.py. The first process plans the run, the others resume it. Prints a line for each:
+its exit code, and the day that the world has come to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from lent import LentPool
 from ticker import kill_at
 
 from evorank.graph.context import Context
@@ -23,7 +24,7 @@ DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.02}]
 STEPS, DAYS = 4, 6
 
 
-def live(home: Path, place: str) -> None:
+def live(home: Path, pool: str, place: str) -> None:
     if place:
         kill_at(place)
     context = Context(
@@ -32,8 +33,8 @@ def live(home: Path, place: str) -> None:
         personas=["optimizer"],
         parallel=2,
         seeds=2,
-        workers=1,
         selection="fifo",
+        pool=LentPool(pool),
     )
     if list((home / "runs").glob("*/run.json")):
         plan = load_plan(home, latest_run(home))  # ConfigurationError: it is complete
@@ -43,12 +44,12 @@ def live(home: Path, place: str) -> None:
     carry_out(plan, context)
 
 
-def main(home: Path, places: list[str]) -> None:
+def main(home: Path, pool: str, places: list[str]) -> None:
     for place in places:
         process = os.fork()
         if process == 0:
             try:
-                live(home, place)
+                live(home, pool, place)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -59,4 +60,4 @@ def main(home: Path, places: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ KILLED = -9
 def world(tmp_path_factory):
     """A home with a small world whose tests last a week and are never too weak."""
     home = tmp_path_factory.mktemp("world") / "home"
-    spec = create(home, "small", "home", users=150, days=16).spec
+    spec = create(home, "small", "home", users=300, days=14).spec
     assert spec.online is not None
     easy = {"wanted_lift": 9.0, "minimum_rows": 100, "horizon_days": 7, "pre_days": 7, "holdback": 0.0}
     metrics = tuple(each for each in spec.online.metrics if each.success)
@@ -35,14 +34,13 @@ def world(tmp_path_factory):
     return home
 
 
-def lives(home: Path, *places: str) -> list[list[str]]:
+def lives(home: Path, pool: str, *places: str) -> list[list[str]]:
     """Exit code and the world's day after each process; the last one is not killed."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "evolver.py"), str(home), *places, ""],
+        [sys.executable, str(HERE / "evolver.py"), str(home), pool, *places, ""],
         capture_output=True,
         text=True,
         timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     ended = [line.split()[:2] for line in done.stdout.splitlines()]
@@ -74,12 +72,12 @@ def told(home: Path) -> dict[str, Any]:
 
 @pytest.mark.heavy
 def test_a_run_that_is_killed_on_the_way_loses_nothing_repeats_nothing_and_lets_no_more_days_pass(
-    world, tmp_path
+    world, lent, tmp_path
 ):
     calm, wild = tmp_path / "calm", tmp_path / "wild"
     shutil.copytree(world, calm)
     shutil.copytree(world, wild)
-    ((_, last),) = lives(calm)
+    ((_, last),) = lives(calm, lent)
     places = [
         "evorank.graph.journal:Journal.append before 2",
         "evorank.graph.journal:Journal.append after 1",
@@ -88,7 +86,7 @@ def test_a_run_that_is_killed_on_the_way_loses_nothing_repeats_nothing_and_lets_
         "langgraph.checkpoint.sqlite:SqliteSaver.put before 9",
         "langgraph.checkpoint.sqlite:SqliteSaver.put after 2",
     ]
-    ended = lives(wild, *places)
+    ended = lives(wild, lent, *places)
     assert ended[-1][1] == last
     found, expected = told(wild), told(calm)
     assert expected["days"] >= 6

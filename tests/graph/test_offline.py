@@ -201,9 +201,9 @@ def test_the_state_of_a_run_does_not_grow_with_its_attempts(context):
 
 
 @pytest.mark.heavy
-def test_a_killed_run_goes_on_without_losing_or_repeating_a_step(home):
+def test_a_killed_run_goes_on_without_losing_or_repeating_a_step(home, lent):
     script = str(Path(__file__).with_name("runner.py"))
-    command = [sys.executable, script, str(home)]
+    command = [sys.executable, script, str(home), lent]
     lines = home / "trainings.txt"
     with subprocess.Popen(command) as process:
         journal = Journal.open(home)

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from planted import give_traffic
+from planted import Planted, give_traffic
 from small_log import generate
 
+from evorank.graph.context import Context, close_sessions
 from evorank.graph.operations import open_operations, rebase
 from evorank.graph.status import overview, reorder, request
 from evorank.graph.tick import propose, tick
 from evorank.model.errors import ConfigurationError, PlatformError, RefusedDelta, ToolError
 from evorank.model.logs import sources
+from evorank.surfaces.surface import open_surface
 
 DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 
 
+@pytest.fixture(scope="module")
+def past(template, pool, tmp_path_factory):
+    """What four weeks of people's life left on the tiny surface, and what was measured and trained on it."""
+    home, kept = (tmp_path_factory.mktemp("past") / name for name in ("home", "kept"))
+    shutil.copytree(template, home)
+    traffic = give_traffic(home, {}).directory
+    Planted(open_surface(home, "tiny"), None)
+    for name in ("traffic.json", "traffic.duckdb"):
+        (kept / "surfaces" / "tiny").mkdir(parents=True, exist_ok=True)
+        shutil.copy(traffic / name, kept / "surfaces" / "tiny")
+    context = Context(surface="tiny", home=str(home), seeds=2, selection="fifo", pool=pool)
+    propose(open_operations(context), DELTA, why="a smaller step", by="ada")
+    assert tick(context).live == 1
+    close_sessions()
+    for name in ("cache", "artifacts"):
+        shutil.copytree(home / name, kept / name)
+    return kept
+
+
 @pytest.fixture
-def live(home, context):
+def live(home, past, context):
     """Makes a context on the tiny surface with traffic: live(effect=1.3, approve=True ...)."""
 
-    def make(*, slots: int = 1, wanted: float = 0.1, refresh=14, chat_model=None, fields=None, **options):
-        fortnight = {"horizon_days": 14, "pre_days": 14, "slots": slots, "wanted_lift": wanted}
-        give_traffic(home, options, refresh_days=refresh, **fortnight)
+    def make(*, weeks=1, slots=1, wanted=0.2, refresh=14, chat_model=None, fields=None, **options):
+        long = {"horizon_days": 7 * weeks, "pre_days": 7 * weeks}
+        give_traffic(home, options, slots=slots, wanted_lift=wanted, refresh_days=refresh, **long)
+        if "users" not in options:
+            shutil.copytree(past, home, dirs_exist_ok=True)
         return context(chat_model, selection="fifo", **(fields or {}))
 
     return make
@@ -49,8 +73,10 @@ def effects(home: Path) -> list[str]:
 
 def test_a_candidate_that_people_like_goes_through_five_phases_and_is_launched(live, home):
     context = live(effect=1.25)
+    for kept in ("cache", "artifacts"):
+        shutil.rmtree(home / kept)  # here everything is measured and trained
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
-    report = days(context, 15)
+    report = days(context, 8)
     found = only(context)
     assert report.errors == []
     assert found.result == "launched", found.reason
@@ -58,7 +84,7 @@ def test_a_candidate_that_people_like_goes_through_five_phases_and_is_launched(l
         found.times
     ) == {"proposed", "validated", "training", "live", "completed"}
     assert found.effects[0]["lift_low"] > 0
-    assert len(found.readings) == 14
+    assert len(found.readings) == 7
     assert found.version == 2
     operations = open_operations(context)
     assert operations.production()["optimizer"]["args"]["lr"] == 0.05
@@ -69,7 +95,7 @@ def test_a_candidate_that_people_like_goes_through_five_phases_and_is_launched(l
 def test_the_north_star_is_not_read_before_the_horizon(live):
     context = live(effect=1.25)
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
-    days(context, 10)
+    days(context, 5)
     found = only(context)
     assert found.phase == "live"
     assert found.effects == []
@@ -79,7 +105,7 @@ def test_the_north_star_is_not_read_before_the_horizon(live):
 def test_a_candidate_that_changes_nothing_is_not_launched(live):
     context = live(effect=1.0)
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
-    days(context, 15)
+    days(context, 8)
     assert only(context).result == "no_launch"
     assert only(context).decision["rule"] == "no_superior_metric"
 
@@ -87,18 +113,18 @@ def test_a_candidate_that_changes_nothing_is_not_launched(live):
 def test_a_candidate_that_breaks_a_guardrail_is_stopped_within_days(live, home):
     context = live(effect=1.25, harm=2.0)
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
-    days(context, 15)
+    days(context, 8)
     found = only(context)
     assert found.result == "aborted"
     assert "dislikes" in found.reason
-    assert len(found.readings) < 10
+    assert len(found.readings) < 5
     assert "stop" in effects(home)
 
 
 def test_lost_exposures_end_a_test_whatever_its_metrics_say(live):
     context = live(effect=1.25, lose=0.3)
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
-    days(context, 15)
+    days(context, 8)
     assert only(context).result == "aborted"
     assert "equal arms" in only(context).reason
 
@@ -118,7 +144,7 @@ def test_a_test_that_could_see_nothing_waits_for_a_person(live):
 def test_a_person_approves_the_launch_or_refuses_it(live, home):
     context = live(effect=1.25, fields={"approve": True})
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
-    report = days(context, 16)
+    report = days(context, 9)
     assert report.approvals
     assert open_operations(context).schedule.current().version == 1
     assert "superior_and_safe" in only(context).decision["rule"]
@@ -200,11 +226,11 @@ def test_a_paused_test_is_watched_and_goes_no_further(live):
     identifier = propose(open_operations(context), DELTA, why="a smaller step", by="ada")
     days(context, 2)
     request(context, identifier, "pause", by="bob", reason="")
-    days(context, 15)
+    days(context, 8)
     found = only(context)
     assert found.phase == "live"
     assert found.effects == []
-    assert len(found.readings) > 14
+    assert len(found.readings) > 7
     request(context, identifier, "resume", by="bob", reason="")
     days(context, 2)
     assert only(context).result == "launched"
@@ -224,7 +250,7 @@ def test_the_queue_is_first_in_first_out_and_can_be_reordered(live):
 
 
 def test_two_tests_at_once_have_users_of_their_own(live):
-    context = live(slots=2)
+    context = live(slots=2, weeks=2)
     operations = open_operations(context)
     for rate in (0.05, 0.06):
         propose(operations, [DELTA[0] | {"value": rate}], why=f"rate {rate}", by="ada")
@@ -239,7 +265,7 @@ def test_two_tests_at_once_have_users_of_their_own(live):
 
 
 def test_a_win_that_production_has_overtaken_is_proposed_anew_on_top_of_it(live):
-    context = live(slots=2, effect=1.25)
+    context = live(slots=2, weeks=2, effect=1.25)
     operations = open_operations(context)
     first = propose(operations, DELTA, why="a smaller step", by="ada")
     wider = [{"op": "replace", "path": "/architecture/embedding_dim", "value": 6}]
@@ -256,9 +282,9 @@ def test_a_winner_can_be_asked_to_win_twice(live):
     context = live(effect=1.25, fields={"replicate": True})
     operations = open_operations(context)
     first = propose(operations, DELTA, why="a smaller step", by="ada")
-    days(context, 16)
+    days(context, 9)
     assert operations.schedule.current().version == 1
-    days(context, 16)
+    days(context, 9)
     found = {each.id: each for each in operations.session.journal.experiments("tiny")}
     assert found[first].result == "no_launch"
     (again,) = (each for each in found.values() if each.id != first)
@@ -271,7 +297,7 @@ def test_a_platform_that_times_out_is_asked_again_and_nothing_is_lost(live, home
     propose(open_operations(context), DELTA, why="a smaller step", by="ada")
     days(context, 1)
     assert "timed out" in only(context).trouble
-    days(context, 22)
+    days(context, 15)
     assert only(context).result == "launched"
     assert effects(home).count("start") == 1
 
@@ -304,7 +330,7 @@ def test_rolling_back_serves_the_version_before(live, home):
     context = live(effect=1.25)
     operations = open_operations(context)
     propose(operations, DELTA, why="a smaller step", by="ada")
-    days(context, 16)
+    days(context, 9)
     before = operations.schedule.versions()[0].phi
     version = operations.roll_back(None, by="bob", reason="the shop complained")
     assert version.version == 3
@@ -362,7 +388,7 @@ def test_production_the_holdback_and_both_arms_of_a_test_have_seen_the_same_log(
     context = live(effect=1.25)
     operations = open_operations(context)
     propose(operations, DELTA, why="a smaller step", by="ada")
-    days(context, 15)
+    days(context, 8)
     assert only(context).result == "launched"
     grow(home, 26)
     operations.renew(force=True)
@@ -433,9 +459,10 @@ def raises(error: Exception):
 def test_a_training_that_learned_nothing_serves_nobody(live):
     operations = open_operations(live())
     operations.prepare(lambda _: None)
+    before = sorted((operations.home / "artifacts").iterdir())
     idle = operations.production() | {
         "optimizer": operations.production()["optimizer"] | {"args": {"lr": 1e-12}}
     }
     with pytest.raises(ToolError, match=r"made no progress: on [\d,]+ later rows its AUC is 0\.\d+"):
         operations.train(idle, lambda _: None)
-    assert len(list((operations.home / "artifacts").iterdir())) == 1  # production's
+    assert sorted((operations.home / "artifacts").iterdir()) == before

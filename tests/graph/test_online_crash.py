@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import END, StateGraph
 from langgraph.graph import START as BEGIN
-from planted import START, give_traffic
+from planted import START, Planted, give_traffic
 from ticker import DELTA
 
 from evorank.graph.context import Context, close_sessions
@@ -41,7 +40,7 @@ def surface(template, tmp_path_factory):
     """A home whose surface has traffic that likes every candidate, for tests of a week."""
     home = tmp_path_factory.mktemp("crash") / "home"
     shutil.copytree(template, home)
-    give_traffic(home, {"effect": 1.3, "users": 4000, "past": 14})
+    Planted(give_traffic(home, {"effect": 1.3, "users": 4000, "past": 14}), None)  # lives its past
     return home
 
 
@@ -51,21 +50,25 @@ def home(surface, tmp_path):
     return tmp_path / "home"
 
 
-def command(home: Path, url: str | None, *places: str) -> list[str]:
+def command(home: Path, url: str | None, pool: str, *places: str) -> list[str]:
     until = START + timedelta(days=14 + 8)
-    return [sys.executable, str(HERE / "ticker.py"), str(home), url or "-", until.isoformat(), *places]
+    return [sys.executable, str(HERE / "ticker.py"), str(home), url or "-", pool, until.isoformat(), *places]
 
 
-def lives(home: Path, *places: str, url: str | None = None) -> list[int]:
+@pytest.fixture(scope="module")
+def lives(lent):
     """How the processes ended that were killed at these places, and the last one, which was not."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(home, url, *places, ""), capture_output=True, text=True, timeout=600, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    ended = [int(line.split()[0]) for line in done.stdout.splitlines()]
-    assert ended[-1] == 0, done.stdout + done.stderr
-    return ended[:-1]
+
+    def live(home: Path, *places: str, url: str | None = None) -> list[int]:
+        done = subprocess.run(
+            command(home, url, lent, *places, ""), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        ended = [int(line.split()[0]) for line in done.stdout.splitlines()]
+        assert ended[-1] == 0, done.stdout + done.stderr
+        return ended[:-1]
+
+    return live
 
 
 def told(home: Path, url: str | None = None) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def effects(home: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(surface, tmp_path_factory):
+def undisturbed(surface, lives, tmp_path_factory):
     """The record and the effects of the same life without a crash."""
     home = tmp_path_factory.mktemp("undisturbed") / "home"
     shutil.copytree(surface, home)
@@ -121,7 +124,7 @@ def is_whole(home: Path, undisturbed, url: str | None = None) -> None:
 
 
 @pytest.mark.heavy
-def test_killed_at_every_checkpoint_it_ends_as_if_nothing_had_been(home, undisturbed):
+def test_killed_at_every_checkpoint_it_ends_as_if_nothing_had_been(home, lives, undisturbed):
     """Each process gets one state further than the one before it."""
     ended = lives(home, *[f"{SAVER}.put before 2", f"{SAVER}.put after 1"] * 12)
     assert ended.count(KILLED) >= 12  # four phases and seven days; the last processes find nothing to do
@@ -130,7 +133,7 @@ def test_killed_at_every_checkpoint_it_ends_as_if_nothing_had_been(home, undistu
 
 
 @pytest.mark.heavy
-def test_killed_before_and_after_every_effect_each_happens_once(home, undisturbed):
+def test_killed_before_and_after_every_effect_each_happens_once(home, lives, undisturbed):
     places = [
         f"planted:Planted.{method} {when} {number}"
         for method, number in [("launch", 1), ("start", 1), ("ramp", 1), ("stop", 1), ("launch", 2)]
@@ -141,7 +144,7 @@ def test_killed_before_and_after_every_effect_each_happens_once(home, undisturbe
 
 
 @pytest.mark.heavy
-def test_killed_around_all_that_is_written_elsewhere_it_is_written_once(home, undisturbed):
+def test_killed_around_all_that_is_written_elsewhere_it_is_written_once(home, lives, undisturbed):
     """The queue, the production's own model, the two artifacts, pending writes, versions, the row's end."""
     places = [
         f"{SCHEDULE}.add before 1",
@@ -166,14 +169,16 @@ def test_killed_around_all_that_is_written_elsewhere_it_is_written_once(home, un
 
 
 @pytest.mark.heavy
-def test_killed_between_the_end_and_the_closing_of_its_row_it_is_closed_by_the_next_tick(home, undisturbed):
+def test_killed_between_the_end_and_the_closing_of_its_row_it_is_closed_by_the_next_tick(
+    home, lives, undisturbed
+):
     assert lives(home, "evorank.graph.journal:Journal.append after 1") == [KILLED]
     is_whole(home, undisturbed)
 
 
 @pytest.mark.heavy
 def test_killed_in_every_phase_and_around_every_effect_it_is_whole_on_a_server_too(
-    home, database, undisturbed
+    home, lives, database, undisturbed
 ):
     places = [
         f"{SCHEDULE}.add before 1",
@@ -197,13 +202,11 @@ def test_killed_in_every_phase_and_around_every_effect_it_is_whole_on_a_server_t
 
 
 @pytest.mark.heavy
-def test_two_processes_at_the_same_time_live_one_life(home, url, undisturbed):
+def test_two_processes_at_the_same_time_live_one_life(home, lives, lent, url, undisturbed):
     """Both tick towards the same day from the beginning on: whoever finds a lease taken leaves it alone."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     assert lives(home, f"{SCHEDULE}.add after 1", url=url) == [KILLED]
     both = [
-        subprocess.Popen(command(home, url, ""), stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
+        subprocess.Popen(command(home, url, lent, ""), stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     said = [process.communicate(timeout=600)[0] for process in both]
     assert [line.split()[0] for line in said] == ["0", "0"]

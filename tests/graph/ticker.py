@@ -1,9 +1,9 @@
-"""Ticks in processes of their own, each of which kills itself: ticker.py HOME URL UNTIL PLACE...
+"""Ticks in processes of their own, each of which kills itself: ticker.py HOME URL POOL UNTIL PLACE...
 
-URL names a server, or is "-". A PLACE is "module:Class.method before 2": the process kills itself (SIGKILL)
-when that method is called for the second time, or "after" it has returned. "" lives on to the day UNTIL. The
-first process proposes a candidate. Prints a line for each: its exit code, negative for a signal. They are
-forked, so that imports are paid once.
+URL names a server, or is "-"; POOL is where the pool listens that trains. A PLACE is "module:Class.method
+before 2": the process kills itself (SIGKILL) when that method is called the second time, or "after" it has
+returned. "" lives on to the day UNTIL. The first process proposes a candidate. Prints a line for each: its
+exit code, negative for a signal. They are forked, so that imports are paid once.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import traceback
 from datetime import datetime
 from pathlib import Path
 
+import scipy.stats  # noqa: F401 - what a life imports late is paid once as well
+from lent import LentPool
 from tiny import Watched
 
 from evorank.graph.context import Context
 from evorank.graph.operations import open_operations
 from evorank.graph.tick import propose, tick
-from evorank.tools.evaluator.local import LocalPool
 
 DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 
@@ -48,33 +49,32 @@ def kill_at(place: str) -> None:
     setattr(cls, method, watched)
 
 
-def live(home: Path, url: str | None, until: datetime, place: str) -> None:
+def live(home: Path, url: str | None, pool: str, until: datetime, place: str) -> None:
     if place:
         kill_at(place)
-    with LocalPool(1) as pool:
-        context = Context(
-            surface="tiny",
-            home=str(home),
-            store=url,
-            personas=["optimizer"],
-            parallel=1,
-            seeds=2,
-            selection="fifo",
-            pool=Watched(pool, home / "trainings.txt"),
-        )
-        operations = open_operations(context)
-        if not operations.schedule.entries(open_only=False):
-            propose(operations, DELTA, why="a smaller step", by="ada")
-        report = tick(context, until=until)
-        assert report.errors == [], report.errors
+    context = Context(
+        surface="tiny",
+        home=str(home),
+        store=url,
+        personas=["optimizer"],
+        parallel=1,
+        seeds=2,
+        selection="fifo",
+        pool=Watched(LentPool(pool), home / "trainings.txt"),
+    )
+    operations = open_operations(context)
+    if not operations.schedule.entries(open_only=False):
+        propose(operations, DELTA, why="a smaller step", by="ada")
+    report = tick(context, until=until)
+    assert report.errors == [], report.errors
 
 
-def main(home: Path, url: str | None, until: datetime, places: list[str]) -> None:
+def main(home: Path, url: str | None, pool: str, until: datetime, places: list[str]) -> None:
     for place in places:
         process = os.fork()
         if process == 0:
             try:
-                live(home, url, until, place)
+                live(home, url, pool, until, place)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -85,4 +85,4 @@ def main(home: Path, url: str | None, until: datetime, places: list[str]) -> Non
 
 if __name__ == "__main__":
     url = None if sys.argv[2] == "-" else sys.argv[2]
-    main(Path(sys.argv[1]), url, datetime.fromisoformat(sys.argv[3]), sys.argv[4:])
+    main(Path(sys.argv[1]), url, sys.argv[3], datetime.fromisoformat(sys.argv[4]), sys.argv[5:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -34,10 +35,18 @@ LOG = LogSpec(
 )
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("made")
+    create(home, "simulated", "home", users=300, days=20).dataset()
+    return home
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> Surface:
+def small(made: Path, tmp_path: Path) -> Surface:
     """The surface "simulated" with few users."""
-    return create(tmp_path, "simulated", "home", users=300, days=20)
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return open_surface(tmp_path, "simulated")
 
 
 def spec_of(**changes) -> SurfaceSpec:

@@ -1,4 +1,4 @@
-"""A small log with a known truth, encoded for real, and real worker processes."""
+"""A small log with a known truth, encoded for real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from small_world import SmallSurface, simulate
 
 from evorank.model.logs.encode import encode
 from evorank.model.logs.spec import Categorical, LogSpec, Split
-from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
 
@@ -38,14 +37,8 @@ def dataset(tmp_path_factory):
     return encode(spec, directory / "encoded")
 
 
-@pytest.fixture(scope="session")
-def pool():
-    with LocalPool(workers=2, limit=60.0) as pool:
-        yield pool
-
-
 @pytest.fixture
 def bench(dataset, pool, tmp_path):
-    bench = Workbench(SmallSurface(dataset, tmp_path), pool, tmp_path / "cache")
+    bench = Workbench(SmallSurface(dataset, tmp_path), pool, tmp_path / "cache", seeds=4)
     yield bench
     bench.close()

@@ -43,7 +43,7 @@ def test_the_same_quality_with_fewer_parameters_is_cheaper(bench):
 
 
 def test_the_same_quality_in_less_training_time_is_cheaper(bench):
-    bench.production = bench.production | {"burn": 0.4}
+    bench.production = bench.production | {"burn": 0.2}
     found = compute_loss(bench.production | {"burn": 0.0}, bench)
     assert found.verdict == "cheaper"
     assert "training CPU-seconds" in found.reason
@@ -89,12 +89,12 @@ def test_a_refusal_says_what_it_cost_with_the_clocks_that_were_looked_at_again(b
 
 
 def test_a_comparison_counts_the_clocks_that_were_looked_at_again(bench):
-    candidate = bench.production | {"burn": 0.4}
+    candidate = bench.production | {"burn": 0.2}
     bench.surface.spec.guardrails.append(Guardrail(metric="train_cpu_seconds", maximum=5))
     bench.evaluate_many([(phi, n) for phi in (candidate, bench.production) for n in range(bench.seeds)])
     slow = replace(bench.evaluate(candidate, 0), train_cpu_seconds=60.0)
     bench.cache.store(bench._key(candidate, 0, "full"), slow)
-    assert compute_loss(candidate, bench).cpu_seconds >= 0.4
+    assert compute_loss(candidate, bench).cpu_seconds >= 0.2
 
 
 def test_a_clock_of_a_busy_day_refuses_nobody(bench):

@@ -1,6 +1,7 @@
 """A small surface that lives, and rankers that are tables: so that days can be compared, and effects planted.
 
-As a program: live a day of a surface and die at a point of it.  python lived.py SURFACE_HOME NAME POINT
+As a program: live a day of surfaces, each in a process that dies at a point of it, and say how it ended.
+python lived.py NAME HOME POINT [HOME POINT ...]
 """
 
 from __future__ import annotations
@@ -146,6 +147,13 @@ def die_at(point: str) -> None:
 
 
 if __name__ == "__main__":
-    living = platform_of(open_surface(Path(sys.argv[1]), sys.argv[2]))
-    die_at(sys.argv[3])
-    living.next_day()
+    import evorank.surfaces.simulated.serving  # noqa: F401 - imports are paid once, before any fork
+
+    for home, point in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+        process = os.fork()
+        if process == 0:
+            living = platform_of(open_surface(Path(home), sys.argv[1]))
+            die_at(point)
+            living.next_day()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

@@ -106,16 +106,23 @@ def straight(original, tmp_path_factory) -> tuple[Surface, list[dict[str, str]]]
     return before, digests
 
 
+@pytest.fixture(scope="session")
+def killed(straight, tmp_path_factory) -> dict[str, Surface]:
+    """Point -> that surface, after a process that was killed there."""
+    left = {point: copied(straight[0], tmp_path_factory.mktemp("killed")) for point in POINTS}
+    where = [str(word) for point in POINTS for word in (left[point].directory.parents[1], point)]
+    done = subprocess.run(
+        [sys.executable, lived.__file__, NAME, *where], stdout=subprocess.PIPE, text=True, timeout=600
+    )
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(POINTS)
+    return left
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("point", POINTS)
-def test_a_day_that_was_killed_is_lived_again_with_the_same_result(point, straight, tmp_path):
+def test_a_day_that_was_killed_is_lived_again_with_the_same_result(point, straight, killed):
     before, (second, third) = straight
-    surface = copied(before, tmp_path)
-    start = platform_of(surface).now()
-    ended = subprocess.run(
-        [sys.executable, lived.__file__, str(tmp_path), NAME, point], check=False, timeout=120
-    )
-    assert ended.returncode == -signal.SIGKILL
+    surface, start = killed[point], platform_of(before).now()
     platform = platform_of(surface)
     if platform.now() == start:  # not committed: nothing of the day is shown, and it comes again
         assert read(platform, f"SELECT count(*) FROM days WHERE timestamp >= '{start:%Y-%m-%d}'") == [(0,)]

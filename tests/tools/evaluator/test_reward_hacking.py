@@ -43,13 +43,13 @@ REFUSED = {
     "ReturnsTooMany": r"must return float32 \[\d+\]",
     "WritesTooMuch": "more than 0.5 GB|File too large",
     "AllocatesTooMuch": "needed more than 0.5 GB of memory",
-    "ComputesForEver": "used more than 10 CPU-seconds",
+    "ComputesForEver": "used more than 4 CPU-seconds",
 }
 
 
 @pytest.fixture(scope="module")
 def pool():
-    with LocalPool(workers=1, limit=120.0, cpu_limit=10.0, memory=512 << 20) as pool:
+    with LocalPool(workers=1, limit=120.0, cpu_limit=4.0, memory=512 << 20) as pool:
         yield pool
 
 
