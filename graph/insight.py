@@ -12,7 +12,7 @@ from typing import Any
 from langgraph.config import get_stream_writer
 from langgraph.runtime import Runtime
 
-from evorank.graph.ask import Unanswered, ask
+from evorank.graph.ask import Unanswered, Unasked, ask
 from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.knowledge import briefing, chat_of, visible
 from evorank.graph.notes import Finding, Kept, Notes
@@ -62,6 +62,8 @@ def reflect(state: Reflection, runtime: Runtime[Context]) -> dict[str, Any]:
     try:
         messages = render.insight(briefing(asked, session, "strategist"))
         answer, usage = ask(chat, messages, Note)
+    except Unasked:  # nobody can be asked just now: it stays due
+        return {}
     except Unanswered as error:
         notes.keep(made.model_copy(update={"problem": str(error), "usage": error.usage}))
         return {}

@@ -72,6 +72,7 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     shipped = set(zipfile.ZipFile(wheel).namelist())
     data = [p for p in _tracked() if p.parts[0] in {"personas", "prompts", "ui"} and p.suffix != ".py"]
     assert data, "personas and templates are tracked"
+    data.append(Path("graph/prices.toml"))
     for path in [*data, Path("py.typed"), Path("cli.py")]:
         assert f"evorank/{path}" in shipped
     assert not [name for name in shipped if name.startswith(("evorank/tests", "tests", "evorank/benchmarks"))]

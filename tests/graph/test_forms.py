@@ -8,11 +8,12 @@ from langchain_core.messages import AIMessage
 from evorank.graph.forms import delta_fields, form_schema, instruction, read_answer
 from evorank.model.config import SystemConfig, default_phi
 from evorank.model.schema import violations
-from evorank.prompts.answers import Configuration, Delta, Proposal, Ranking, Review
+from evorank.prompts import answers
+from evorank.prompts.answers import Configuration, Delta, Review
 
 PHI = SystemConfig.model_json_schema()
 WHOLE = SystemConfig.model_validate(default_phi(label="clicked", factors={})).model_dump(mode="json")
-FORMS = (Proposal, Delta, Review, Ranking, Configuration)
+FORMS = [getattr(answers, name) for name in answers.__all__ if name not in ("Category", "Claim", "Operation")]
 
 
 def nodes(schema):

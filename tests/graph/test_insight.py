@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from langchain_core.exceptions import ModelPermissionDeniedError
 from scripted import in_turn, learning_rate, proposal
 
 from evorank.graph.context import open_session
@@ -130,3 +131,12 @@ def test_both_stores_keep_one_note_for_a_batch(open_store):
     (kept,) = Notes(open_store(), "home").all()
     assert (kept.covers, bool(kept.at)) == (4, True)
     assert Notes(open_store(), "away").all() == []
+
+
+def test_a_note_that_could_not_be_asked_for_stays_due(run):
+    _, notes, answer = run(6, ModelPermissionDeniedError("not you"))
+    assert answer["stopped"] == "chat model: scripted (refused): ModelPermissionDeniedError: not you"
+    assert notes == []
+    _, (kept,), answer = run(6, note(("rates must be numbers", ["0"])))
+    assert answer["stopped"] is None
+    assert kept.problem == ""
