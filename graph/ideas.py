@@ -19,7 +19,7 @@ from evorank.graph.store import Store
 from evorank.model.errors import Finding
 from evorank.prompts.answers import Category, Delta, Operation, Proposal
 
-__all__ = ["Idea", "Ideas", "carrier", "rework"]
+__all__ = ["Idea", "Ideas", "carrier", "rework", "touched"]
 
 HYPOTHESIS_LIMIT = 2000
 
@@ -125,14 +125,13 @@ def carrier(session: Session, idea: Idea) -> str | None:
     different rewards cannot be compared. Otherwise its own persona, or who may touch most of it.
     """
 
-    def touches(persona: str, path: str) -> bool:
-        prefixes = session.patchable(persona)
-        return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)
-
     def judges_rewards(persona: str) -> bool:
         return session.personas[persona].judges_rewards
 
-    allowed = [{name for name in session.proposers if touches(name, path)} for path in idea.paths]
+    allowed = [
+        {name for name in session.proposers if any(_holds(each, path) for each in session.patchable(name))}
+        for path in idea.paths
+    ]
     if not all(allowed):
         return None
     reward = any(all(judges_rewards(name) for name in names) for names in allowed)
@@ -143,3 +142,13 @@ def carrier(session: Session, idea: Idea) -> str | None:
     ]
     share = {name: (name == idea.persona, sum(name in names for names in allowed)) for name in able}
     return max(able, key=lambda name: share[name], default=None)
+
+
+def touched(session: Session, idea: Idea) -> list[str]:
+    """The JSON Pointer prefixes that the proposing personas may patch and that the idea does."""
+    prefixes = dict.fromkeys(prefix for name in session.proposers for prefix in session.patchable(name))
+    return [prefix for prefix in prefixes if any(_holds(prefix, path) for path in idea.paths)]
+
+
+def _holds(prefix: str, path: str) -> bool:
+    return (path + "/").startswith(prefix.rstrip("/") + "/")

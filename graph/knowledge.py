@@ -54,9 +54,8 @@ def tried_before(step: Step, session: Session, candidate: str) -> str:
 
 
 def patchable(step: Step, session: Session) -> list[str]:
-    """What a delta may touch: the persona's part; of an idea that came with the step, what anybody's here."""
-    own = [step.persona] if step.origin is None else session.proposers
-    return list(dict.fromkeys(prefix for persona in own for prefix in session.patchable(persona)))
+    """What a delta may touch: the persona's part, or what the idea that came with the step is about."""
+    return session.patchable(step.persona) if step.patches is None else step.patches
 
 
 def chat_of(role: Role, step: Step | Reflection, session: Session, persona: str) -> Chat:

@@ -20,7 +20,7 @@ from langgraph.types import Send
 
 from evorank.graph import choice
 from evorank.graph.context import Context, Session, context_of, open_session
-from evorank.graph.ideas import Idea, Ideas, carrier
+from evorank.graph.ideas import Idea, Ideas, carrier, touched
 from evorank.graph.insight import due, reflect
 from evorank.graph.journal import thread_id
 from evorank.graph.knowledge import visible
@@ -101,6 +101,8 @@ def _brought(idea: Idea, session: Session) -> dict[str, Any]:
     """What an idea puts into a step."""
     persona = carrier(session, idea)
     known = {"proposal": idea.proposal, "delta": idea.delta, "findings": idea.findings, "origin": idea.origin}
+    # What is mended stays about what it was about, and is measured as that.
+    known["patches"] = touched(session, idea)
     return known | ({"persona": persona} if persona else {})
 
 

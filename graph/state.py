@@ -293,6 +293,10 @@ class Step(BaseModel):
         default_factory=list, description="What is wrong with that delta, as Finding.as_dict()"
     )
     origin: Origin | None = Field(default=None, description="Where the idea came from")
+    patches: list[str] | None = Field(
+        default=None,
+        description="What a delta may touch, where an idea needs another part than its persona's",
+    )
     context: dict[str, Any] | None = Field(default=None, description="As in OfflineInput")
 
 

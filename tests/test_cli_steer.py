@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from evorank.cli import app
 from evorank.graph.journal import Journal, thread_id
 from evorank.graph.notes import Finding, Kept, Notes
 from evorank.graph.state import Attempt
 from evorank.surfaces.simulated.create import create
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def cli(*arguments: str, home: Path, check: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments, "--home", str(home)],
-        capture_output=True,
-        text=True,
-        cwd=home.parent,
-        env=os.environ | {"COLUMNS": "200"},
-        timeout=300,
-    )
-    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    """What a command prints, in this process: all that would start anything else is tested elsewhere."""
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*arguments, "--home", str(home)])
+    assert done.exit_code == check, f"exit {done.exit_code}\n{done.output}\n{done.exception}"
+    return done.output
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ WON = ("better", "cheaper")
 def note(reading: Reading) -> dict[str, Any]:
     """The answer to `insight`: places whose changes won most surely, and those where nothing won."""
     places: dict[str, list[Tried]] = defaultdict(list)
-    for tried in reading.tried:
+    for tried in reading.every:
         for place in _places(tried):
             places[place].append(tried)
     won = {place: [each for each in of if _won(each)] for place, of in places.items()}
@@ -56,7 +56,8 @@ def _order(places: dict[str, list[Tried]], won: dict[str, list[Tried]], place: s
 
 
 def _works(place: str, tried: Sequence[Tried], won: Sequence[Tried]) -> dict[str, Any]:
-    gains = [(each.gain, each) for each in won if each.gain is not None]
+    metric = won[0].line.get("metric")  # a loss and a correlation have no common scale
+    gains = [(each.gain, each) for each in won if each.gain is not None and each.line["metric"] == metric]
     best = max(gains, key=lambda pair: pair[0])[1] if gains else won[0]
     said = f"Counted: {len(won)} of {len(tried)} candidates that changed {place} won"
     if best.gain is not None:

@@ -152,9 +152,14 @@ class Reading:
         return self._blocks.lines("Query results") if "Query results" in self._blocks else []
 
     @cached_property
+    def every(self) -> list[Tried]:
+        """The journal, best first. Of those against an older production, Φ is not known here."""
+        return [self._tried(line) for line in self._attempts]
+
+    @cached_property
     def tried(self) -> list[Tried]:
-        """The journal, best first, without those against an older production: their Φ is not known here."""
-        return [self._tried(line) for line in self._attempts if "against" not in line]
+        """The journal, best first, without those against an older production."""
+        return [tried for tried in self.every if "against" not in tried.line]
 
     @cached_property
     def lost(self) -> list[list[dict[str, Any]]]:
@@ -171,7 +176,8 @@ class Reading:
 
     def _tried(self, line: dict[str, Any]) -> Tried:
         try:
-            phi = restored(jsonpatch.apply_patch(self.production, line["delta"]))
+            applies = "against" not in line
+            phi = restored(jsonpatch.apply_patch(self.production, line["delta"])) if applies else None
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError):
             phi = None  # refused because it did not apply, or shortened in the prompt
         difference, noise = line.get("difference"), 0.0

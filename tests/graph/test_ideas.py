@@ -8,7 +8,7 @@ from scripted import in_turn, learning_rate, proposal
 
 from evorank.graph.context import open_session
 from evorank.graph.evolve import graph as evolve
-from evorank.graph.ideas import Ideas, carrier, rework
+from evorank.graph.ideas import Ideas, carrier, rework, touched
 from evorank.graph.offline import graph as offline
 from evorank.graph.operations import open_operations
 from evorank.graph.state import Experiment
@@ -17,6 +17,7 @@ from evorank.graph.tick import experiment_id, propose, submit, tick
 from evorank.graph.turn import turn_builder
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import Finding
+from evorank.prompts.answers import Delta, Operation
 from evorank.surfaces.online import Online
 from evorank.surfaces.surface import open_surface, save_surface
 
@@ -164,6 +165,24 @@ def test_an_idea_waits_for_a_run_whose_personas_may_carry_it(live):
 def test_a_reward_is_carried_by_who_judges_rewards(live):
     session = open_session(live(personas=["optimizer", "reward"]))
     assert carrier(session, idea("label", "/reward/label", "optimizer")) == "reward"
+
+
+def test_what_is_mended_stays_about_what_it_was_about(live):
+    """A refused rate must not come back as another batch size, nor a refused label as another optimizer."""
+    context = live(in_turn([proposal()], [{"patch": change("/architecture/embedding_dim", 8)}]),
+                   personas=["optimizer", "architecture", "reward"])  # fmt: skip
+    session = open_session(context)
+    assert touched(session, idea("rate")) == ["/optimizer"]
+    wide = idea("both").model_copy(update={"delta": Delta(patch=[
+        Operation(op="replace", path="/reward/label", value="1.0"), Operation(op="add", path=LR, value=1.0),
+    ])})  # fmt: skip
+    assert touched(session, wide) == ["/optimizer", "/reward"]
+    Ideas(session.store, "tiny").add(idea("rate"))
+    offline.invoke({"steps": 1, "run": "r"}, context=context)
+    (attempt,) = session.journal.attempts(run="r")
+    assert attempt.origin.kind == "rework"
+    assert attempt.outcome == "refused"
+    assert "outside what this persona may patch" in attempt.reason
 
 
 def test_the_picture_shows_that_an_idea_needs_no_thinking():

@@ -198,6 +198,8 @@ def test_its_note_counts_what_won_and_what_never_did_and_cites_each(briefing_of,
         "Counted: none of 3 candidates that changed /optimizer/embedding won (3 refused)."
     )
     assert barren.cites == ["2", "1", "0"]
+    launched = [attempt | {"production": "0" * 64} for attempt in refused]
+    assert noted(launched) == noted(refused), "what was tried on an older production teaches as well"
 
 
 def test_a_note_on_an_empty_journal_claims_nothing(briefing_of):
