@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evorank.cli_inspect import app as inspect_app
 from evorank.cli_journal import app as journal_app
 from evorank.cli_online import app as online_app
 from evorank.cli_steer import app as steer_app
@@ -22,7 +23,7 @@ from evorank.terminal import Home, Json, console, errors_are_one_line, home_path
 if TYPE_CHECKING:
     from evorank.graph.chats import Greeting
     from evorank.graph.context import Context
-    from evorank.graph.runs import Plan
+    from evorank.graph.plan import Plan
 
 app = typer.Typer(
     name="evorank",
@@ -40,8 +41,9 @@ app.add_typer(online_app, name="online")
 app.add_typer(steer_app, name="steer")
 app.command()(ui)
 app.command()(report)
+app.add_typer(inspect_app, name="inspect")
 
-BUDGET_SPENT, INTERRUPTED = 3, 130
+BUDGET_SPENT, WAITING, INTERRUPTED = 3, 4, 130
 MAY_CHANGE = ("executor", "address", "workers", "allow_degraded", "max_usd", "max_tokens", "max_minutes")
 """Flags of `run` that say where trainings run and how much may be spent, and nothing of what they find."""
 
@@ -206,6 +208,14 @@ def run(
         bool | None,
         typer.Option("--approve", help="A person approves every launch.", show_default=False),
     ] = None,
+    inspect: Annotated[
+        bool | None,
+        typer.Option(
+            "--inspect",
+            help="A person looks at every candidate before it is measured; exit code 4 while some wait.",
+            show_default=False,
+        ),
+    ] = None,
     replicate: Annotated[
         bool | None,
         typer.Option("--replicate", help="A candidate must win two live tests.", show_default=False),
@@ -275,6 +285,7 @@ def run(
             "days": days,
             "selection": selection.value if selection else None,
             "approve": approve or None,
+            "inspect": inspect or None,
             "replicate": replicate or None,
             "proposals": proposals,
             "prompt_tokens": prompt_tokens,
@@ -312,7 +323,7 @@ def run(
         else:
             print_summary(summary.model_dump(mode="json"), out)
         if summary.stopped:
-            codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT}
+            codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT, "inspection": WAITING}
             raise typer.Exit(codes.get(summary.stopped.split(":")[0], 1))
 
 
@@ -341,7 +352,7 @@ def _plan(
     """What to do, with what; every chat model has said a word by then."""
     from evorank.graph.chats import greet
     from evorank.graph.context import Context
-    from evorank.graph.runs import latest_run, load_plan, new_plan
+    from evorank.graph.plan import latest_run, load_plan, new_plan
     from evorank.model.errors import ConfigurationError
 
     if resume is None:

@@ -38,7 +38,7 @@ from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import PARTS, Persona, personas_of
 from evorank.prompts.answers import Category
 from evorank.prompts.briefing import PROMPT_TOKENS
-from evorank.surfaces.surface import Surface, open_surface
+from evorank.surfaces.surface import WORLDS, Surface, open_surface
 from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
 from evorank.tools.evaluator.executor import Executor
@@ -58,7 +58,12 @@ class Context(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    surface: str = Field(default="simulated", min_length=1, description="Surface to improve")
+    surface: str = Field(
+        default="simulated",
+        min_length=1,
+        description="Surface to improve: one of the home, or a simulated one",
+        json_schema_extra={"examples": list(WORLDS)},
+    )
     home: str | None = Field(
         default=None,
         description="Folder of everything a run reads and writes; empty: $EVORANK_HOME, or .evorank",
@@ -134,6 +139,11 @@ class Context(BaseModel):
         "ranks first",
     )
     approve: bool = Field(default=False, description="A person approves every launch")
+    inspect: bool = Field(
+        default=False,
+        description="A person looks at every candidate before it is measured: approves it, edits its delta, "
+        "or rejects it",
+    )
     replicate: bool = Field(
         default=False, description="A candidate must win two live tests, with other users in its arm"
     )

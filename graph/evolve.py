@@ -18,12 +18,13 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from evorank.graph import offline
 from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.insight import reflect
 from evorank.graph.operations import Operations, open_operations
+from evorank.graph.plan import remember
 from evorank.graph.state import OfflineInput, OfflineOutput, OfflineState
 from evorank.graph.tick import nominate, tick
 from evorank.graph.turn import turn_builder
@@ -43,6 +44,7 @@ class EvolveInput(OfflineInput):
 class EvolveOutput(OfflineOutput):
     """What a run of both loops found."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     experiments: list[dict[str, Any]] = Field(default_factory=list)
     """`Experiment.summary()` of what this run proposed, in order."""
 
@@ -66,7 +68,8 @@ def dispatch(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
     operations = _operations(session)
     if operations is not None:
         operations.prepare(_progress)
-    update = offline.dispatch(state, runtime)
+    update = offline.next_batch(state, session)
+    remember(session, update["run"], state.steps, state.days, "evolve")
     if operations is None:
         return update
     now = operations.platform.now()

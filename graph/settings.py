@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
     selection: Literal["fifo", "ranked"] = Field("ranked", description="Who is tested live next")
     approve: bool = Field(False, description="A person approves every launch")
+    inspect: bool = Field(False, description="A person looks at every candidate before it is measured")
     replicate: bool = Field(False, description="A candidate must win two live tests")
     proposals: str = Field("1", description="Proposals in one call: a number, or X/Y/Z of each kind")
     queries: int = Field(5, ge=0, le=50, description="SQL queries of the log before a proposal")

@@ -78,7 +78,7 @@ def begin(state: TurnState, runtime: Runtime[Context]) -> list[Send] | str:
     step = state.steps[0]
     session = open_session(context_of(step.context, runtime))
     if step.proposal is not None or all(
-        session.journal.get(thread_id(each.run, each.step)) for each in state.steps
+        session.journal.get(thread_id(each.run, each.step, each.fork)) for each in state.steps
     ):
         return attempts(state)
     asks = "run_sql_query" in session.personas[step.persona].tools and session.context.queries > 0
