@@ -459,6 +459,40 @@ def transfer(
             print_transferred(rows, target, console())
 
 
+# ------------------------------------------------------------------------------------------------------ mcp
+
+
+@app.command()
+def mcp(
+    surface: Annotated[
+        str | None, typer.Option(help="Surface to answer about. Default: simulated.", show_default=False)
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Let clients queue experiments. Without it they only read.")
+    ] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Database for several machines, postgresql://... Default: a file under HOME."),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Answer an MCP client on standard input and output: what was learned, how live tests stand, proposals.
+
+    The client (an editor, a chat app, an agent) starts it. It costs nothing while it waits. Extra: mcp.
+    """
+    with errors_are_one_line():
+        from evorank.graph.agent_tools import mcp_server
+        from evorank.graph.context import Context, close_sessions
+        from evorank.graph.settings import load_settings
+
+        flags = {"surface": surface, "store": store, "home": str(home) if home else None}
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            mcp_server(Context(**load_settings(given).context()), write=write).run()
+        finally:
+            close_sessions()
+
+
 # -------------------------------------------------------------------------------------------------- surface
 
 

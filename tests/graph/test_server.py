@@ -240,6 +240,20 @@ def test_a_run_goes_on_in_studio_and_at_the_command_line_by_turns(server, home, 
     assert attempts[1].reason == "Rejected by bob: not before the holidays"
 
 
+@pytest.mark.heavy
+def test_the_example_of_a_remote_graph_goes_on_with_the_night_it_began(server, home, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "remote_graph"))
+    app = importlib.import_module("nightly").nightly_app(
+        server.url, {"surface": "tiny", "home": str(home), "parallel": 1, "seeds": 2, "workers": 1}
+    )
+    for _ in range(2):
+        night = app.invoke({"night": "2026-01-05", "budget": 1})
+        assert night["report"].startswith("2026-01-05: 1 candidates, "), server.told()
+    journal = Journal.open(home)
+    assert len(journal.attempts(run="night-2026-01-05")) == 1
+    journal.close()
+
+
 DELTA = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.05}]
 
 
