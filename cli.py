@@ -44,8 +44,9 @@ app.command()(report)
 app.add_typer(inspect_app, name="inspect")
 
 BUDGET_SPENT, WAITING, INTERRUPTED = 3, 4, 130
-MAY_CHANGE = ("executor", "address", "workers", "allow_degraded", "max_usd", "max_tokens", "max_minutes")
-"""Flags of `run` that say where trainings run and how much may be spent, and nothing of what they find."""
+PLACE, BUDGET = ("executor", "address", "workers", "allow_degraded"), ("max_usd", "max_tokens", "max_minutes")
+MAY_CHANGE = (*PLACE, *BUDGET, "trackers")
+"""Flags of `run` that say where trainings run, how much may be spent and who is told: not what is found."""
 
 
 class View(StrEnum):
@@ -64,6 +65,11 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Track(StrEnum):
+    mlflow = "mlflow"
+    otel = "otel"
 
 
 class Selection(StrEnum):
@@ -243,6 +249,12 @@ def run(
             "--dry-run", help="Print the first prompts, their tokens and an estimate of the cost; ask nobody."
         ),
     ] = False,
+    track: Annotated[
+        list[Track] | None,
+        typer.Option(
+            help="Mirror the run: mlflow (to MLFLOW_TRACKING_URI), otel (OpenTelemetry); repeat for both.",
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(help="Go on with this run; `latest` for the newest unfinished one.", show_default=False),
@@ -289,6 +301,7 @@ def run(
             "replicate": replicate or None,
             "proposals": proposals,
             "prompt_tokens": prompt_tokens,
+            "trackers": [each.value for each in track] if track else None,
             "home": str(home) if home else None,
         }
         given = {name: value for name, value in flags.items() if value is not None}

@@ -27,6 +27,7 @@ from evorank.graph.journal import thread_id
 from evorank.graph.knowledge import base_of, briefing, chat_of, patchable, tried_before
 from evorank.graph.state import Attempt, AttemptInput, AttemptOutput, AttemptState, Origin, Step, Usage
 from evorank.graph.trouble import shortened
+from evorank.graph.watched import watched
 from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import Finding, RefusedDelta, Stopped, ToolError
 from evorank.personas.embedded.lint import lint
@@ -240,7 +241,7 @@ def attempt_builder() -> StateGraph[AttemptState, Context, AttemptInput, Attempt
         AttemptState, context_schema=Context, input_schema=AttemptInput, output_schema=AttemptOutput
     )
     for node in (code, verify, inspect, tool, record):
-        builder.add_node(node.__name__, node)
+        builder.add_node(node.__name__, watched(node))
     builder.add_conditional_edges(START, begin)
     builder.add_conditional_edges("code", after_code)
     builder.add_conditional_edges("verify", after_verify)

@@ -28,6 +28,7 @@ from evorank.graph.plan import remember
 from evorank.graph.state import OfflineInput, OfflineOutput, OfflineState
 from evorank.graph.tick import nominate, tick
 from evorank.graph.turn import turn_builder
+from evorank.graph.watched import watched
 from evorank.surfaces.platform import Timelapse
 
 __all__ = ["EvolveInput", "EvolveOutput", "builder", "graph"]
@@ -140,11 +141,11 @@ def evolve_builder() -> StateGraph[EvolveState, Context, Any, Any]:
     evolve: StateGraph[EvolveState, Context, Any, Any] = StateGraph(
         EvolveState, context_schema=Context, input_schema=EvolveInput, output_schema=EvolveOutput
     )
-    evolve.add_node("dispatch", dispatch)
+    evolve.add_node("dispatch", watched(dispatch))
     evolve.add_node("turn", turn_builder().compile(name="turn"))
-    evolve.add_node("reflect", reflect)
-    evolve.add_node("online", online)
-    evolve.add_node("finish", finish)
+    evolve.add_node("reflect", watched(reflect))
+    evolve.add_node("online", watched(online))
+    evolve.add_node("finish", watched(finish))
     evolve.add_edge(START, "dispatch")
     evolve.add_conditional_edges("dispatch", fan_out, ["turn", "reflect", "online", "finish"])
     evolve.add_edge("turn", "online")

@@ -27,6 +27,7 @@ from evorank.graph.knowledge import visible
 from evorank.graph.plan import name_run, remember
 from evorank.graph.state import Attempt, OfflineInput, OfflineOutput, OfflineState, Reflection, Step
 from evorank.graph.turn import turn_builder
+from evorank.graph.watched import watched
 
 __all__ = ["best_attempt", "builder", "graph", "reason_to_stop"]
 
@@ -198,10 +199,10 @@ def offline_builder() -> StateGraph[OfflineState, Context, Any, Any]:
     offline: StateGraph[OfflineState, Context, Any, Any] = StateGraph(
         OfflineState, context_schema=Context, input_schema=OfflineInput, output_schema=OfflineOutput
     )
-    offline.add_node("dispatch", dispatch)
+    offline.add_node("dispatch", watched(dispatch))
     offline.add_node("turn", turn_builder().compile(name="turn"))
-    offline.add_node("reflect", reflect)
-    offline.add_node("finish", finish)
+    offline.add_node("reflect", watched(reflect))
+    offline.add_node("finish", watched(finish))
     offline.add_edge(START, "dispatch")
     offline.add_conditional_edges("dispatch", fan_out, ["turn", "reflect", "finish"])
     offline.add_edge("turn", "dispatch")

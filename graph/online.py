@@ -25,6 +25,7 @@ from evorank.graph.evidence import off_policy
 from evorank.graph.operations import Operations, open_operations, rebase
 from evorank.graph.reading import read
 from evorank.graph.state import Experiment, Phase, Result, Usage
+from evorank.graph.watched import watched
 from evorank.model.delta import diff, fingerprint
 from evorank.model.errors import (
     ConfigurationError,
@@ -235,7 +236,7 @@ def online_builder() -> StateGraph[OnlineState, Context, Any, Any]:
         OnlineState, context_schema=Context, input_schema=OnlineInput, output_schema=OnlineOutput
     )
     for node in (proposed, validated, training, live, completed):
-        online.add_node(node.__name__, node)
+        online.add_node(node.__name__, watched(node))
     online.add_edge(START, "proposed")
     online.add_edge("completed", END)
     return online

@@ -25,7 +25,7 @@ __all__ = ["Plan", "latest_run", "load_plan", "name_run", "new_plan", "remember"
 GraphName = Literal["offline", "evolve"]
 NOT_RECORDED = frozenset(
     ("home", "executor", "address", "workers", "device", "allow_degraded", "providers", "record", "replay")
-)
+) | {"trackers"}
 """Fields of a context that say where and how a run was carried out, and nothing of what it finds."""
 
 

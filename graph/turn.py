@@ -24,6 +24,7 @@ from evorank.graph.explore import explore_builder
 from evorank.graph.journal import thread_id
 from evorank.graph.knowledge import briefing, chat_of
 from evorank.graph.state import AttemptInput, TurnInput, TurnOutput, TurnState, Usage
+from evorank.graph.watched import watched
 from evorank.prompts import render
 from evorank.prompts.answers import Proposal, Proposals
 
@@ -109,7 +110,7 @@ def turn_builder() -> StateGraph[TurnState, Context, TurnInput, TurnOutput]:
     """The graph of one turn: its steps in, and `finished`, how many are in the journal, out."""
     builder = StateGraph(TurnState, context_schema=Context, input_schema=TurnInput, output_schema=TurnOutput)
     builder.add_node("explore", explore_builder().compile(name="explore"))
-    builder.add_node("think", think)
+    builder.add_node("think", watched(think))
     builder.add_node("attempt", attempt_builder().compile(name="attempt"))
     builder.add_conditional_edges(START, begin, ["explore", "think", "attempt", END])
     builder.add_edge("explore", "think")

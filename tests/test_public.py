@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_what_is_called_stable_is_there_and_described(name: str) -> None:
     for each in STABLE[name]:
         assert each in (PUBLIC[name] or ()), f"{name}.{each} is in docs/api.md and not in __all__"
         found = getattr(module, each)
-        if callable(found) or isinstance(found, type):
+        if inspect.isclass(found) or inspect.isfunction(found):
             assert (found.__doc__ or "").strip(), f"{name}.{each} has no docstring"
 
 
