@@ -4,13 +4,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: run test lint clean
+.PHONY: run test test-mlflow lint clean
 
 run: $(READY)
 	$(BIN)/python cli.py run --steps 50
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# MLflow's client is 60 MB with what it needs: whoever mirrors to it installs it.
+test-mlflow: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mlflow]'
+	$(BIN)/python -m pytest tests/graph/test_mirror.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evorank.cli_inspect import app as inspect_app
 from evorank.cli_journal import app as journal_app
 from evorank.cli_online import app as online_app
 from evorank.cli_steer import app as steer_app
@@ -22,7 +23,7 @@ from evorank.terminal import Home, Json, console, errors_are_one_line, home_path
 if TYPE_CHECKING:
     from evorank.graph.chats import Greeting
     from evorank.graph.context import Context
-    from evorank.graph.runs import Plan
+    from evorank.graph.plan import Plan
 
 app = typer.Typer(
     name="evorank",
@@ -40,10 +41,12 @@ app.add_typer(online_app, name="online")
 app.add_typer(steer_app, name="steer")
 app.command()(ui)
 app.command()(report)
+app.add_typer(inspect_app, name="inspect")
 
-BUDGET_SPENT, INTERRUPTED = 3, 130
-MAY_CHANGE = ("executor", "address", "workers", "allow_degraded", "max_usd", "max_tokens", "max_minutes")
-"""Flags of `run` that say where trainings run and how much may be spent, and nothing of what they find."""
+BUDGET_SPENT, WAITING, INTERRUPTED = 3, 4, 130
+PLACE, BUDGET = ("executor", "address", "workers", "allow_degraded"), ("max_usd", "max_tokens", "max_minutes")
+MAY_CHANGE = (*PLACE, *BUDGET, "trackers")
+"""Flags of `run` that say where trainings run, how much may be spent and who is told: not what is found."""
 
 
 class View(StrEnum):
@@ -62,6 +65,11 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Track(StrEnum):
+    mlflow = "mlflow"
+    otel = "otel"
 
 
 class Selection(StrEnum):
@@ -206,6 +214,14 @@ def run(
         bool | None,
         typer.Option("--approve", help="A person approves every launch.", show_default=False),
     ] = None,
+    inspect: Annotated[
+        bool | None,
+        typer.Option(
+            "--inspect",
+            help="A person looks at every candidate before it is measured; exit code 4 while some wait.",
+            show_default=False,
+        ),
+    ] = None,
     replicate: Annotated[
         bool | None,
         typer.Option("--replicate", help="A candidate must win two live tests.", show_default=False),
@@ -233,6 +249,12 @@ def run(
             "--dry-run", help="Print the first prompts, their tokens and an estimate of the cost; ask nobody."
         ),
     ] = False,
+    track: Annotated[
+        list[Track] | None,
+        typer.Option(
+            help="Mirror the run: mlflow (to MLFLOW_TRACKING_URI), otel (OpenTelemetry); repeat for both.",
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(help="Go on with this run; `latest` for the newest unfinished one.", show_default=False),
@@ -275,9 +297,11 @@ def run(
             "days": days,
             "selection": selection.value if selection else None,
             "approve": approve or None,
+            "inspect": inspect or None,
             "replicate": replicate or None,
             "proposals": proposals,
             "prompt_tokens": prompt_tokens,
+            "trackers": [each.value for each in track] if track else None,
             "home": str(home) if home else None,
         }
         given = {name: value for name, value in flags.items() if value is not None}
@@ -312,7 +336,7 @@ def run(
         else:
             print_summary(summary.model_dump(mode="json"), out)
         if summary.stopped:
-            codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT}
+            codes = {"interrupted": INTERRUPTED, "budget": BUDGET_SPENT, "inspection": WAITING}
             raise typer.Exit(codes.get(summary.stopped.split(":")[0], 1))
 
 
@@ -341,7 +365,7 @@ def _plan(
     """What to do, with what; every chat model has said a word by then."""
     from evorank.graph.chats import greet
     from evorank.graph.context import Context
-    from evorank.graph.runs import latest_run, load_plan, new_plan
+    from evorank.graph.plan import latest_run, load_plan, new_plan
     from evorank.model.errors import ConfigurationError
 
     if resume is None:
@@ -446,6 +470,40 @@ def transfer(
             print_json(rows)
         else:
             print_transferred(rows, target, console())
+
+
+# ------------------------------------------------------------------------------------------------------ mcp
+
+
+@app.command()
+def mcp(
+    surface: Annotated[
+        str | None, typer.Option(help="Surface to answer about. Default: simulated.", show_default=False)
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Let clients queue experiments. Without it they only read.")
+    ] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Database for several machines, postgresql://... Default: a file under HOME."),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Answer an MCP client on standard input and output: what was learned, how live tests stand, proposals.
+
+    The client (an editor, a chat app, an agent) starts it. It costs nothing while it waits. Extra: mcp.
+    """
+    with errors_are_one_line():
+        from evorank.graph.agent_tools import mcp_server
+        from evorank.graph.context import Context, close_sessions
+        from evorank.graph.settings import load_settings
+
+        flags = {"surface": surface, "store": store, "home": str(home) if home else None}
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            mcp_server(Context(**load_settings(given).context()), write=write).run()
+        finally:
+            close_sessions()
 
 
 # -------------------------------------------------------------------------------------------------- surface

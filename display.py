@@ -335,7 +335,11 @@ def print_attempt(
         console, f"{attempt['persona']}, {attempt['category'] or 'no category'}, by {attempt['model']}", "dim"
     )
     if origin := attempt.get("origin"):
-        what = {"rework": "returned to CODE by a launch", "transfer": f"won on surface {origin['surface']}"}
+        what = {
+            "rework": "returned to CODE by a launch",
+            "transfer": f"won on surface {origin['surface']}",
+            "fork": "another try of",
+        }
         _say(console, f"{what[origin['kind']]}: {origin['experiment'] or origin['attempt']}", "dim")
     _say(console, f"\n{attempt['hypothesis']}\n", "italic")
     if told := attempt.get("imported"):
@@ -343,6 +347,11 @@ def print_attempt(
         _say(console, f"imported: {told['by']} reports ({told['when'] or 'no date'}){said}", "bold yellow")
         for each in told["metrics"]:
             _say(console, f"  {_show_reported(each)}, measured elsewhere", "yellow")
+    for said in attempt.get("inspections", []):
+        words = (
+            f"{said['action']} by {said['by'] or 'somebody'} on {said['at'][:16]}: {said['reason'] or '-'}"
+        )
+        _say(console, words, "bold")
     _say(console, f"{attempt['outcome']}: {attempt['reason']}", COLOURS.get(attempt["outcome"], ""))
     for finding in attempt["findings"]:
         _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}")
@@ -608,6 +617,9 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     for name, path in summary["files"].items():
         _say(console, f"  {name:<8} {path}")
     _say(console, f"  look at it: python cli.py journal list --run {summary['run']}")
+    if summary["waiting"]:
+        _say(console, "")
+        print_waiting(summary["waiting"], console)
     if summary["stopped"]:
         go_on = f". Go on with: {summary['resume']}" if summary["resume"] else ""
         _say(console, f"\n{summary['stopped']}{go_on}", "bold")
@@ -652,6 +664,24 @@ def show_usage(usage: Mapping[str, Any]) -> str:
     shown += f", {_count(usage['output_tokens'])} out"
     shown += f" ({usage['thinking_tokens']:,} thinking)" if usage["thinking_tokens"] else ""
     return f"{shown}, {show_cost(usage)}"
+
+
+def print_waiting(waiting: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Candidates that a person is asked about: what they change and why, what is wrong, how to answer."""
+    for each in waiting:
+        short = each["attempt"][:8]
+        _say(console, f"{short} {each['persona']}, {each['category']}: {each['hypothesis']}", "bold")
+        for operation in each["patch"]:
+            _say(console, f"  {json.dumps(operation)}")
+        for finding in each["findings"]:
+            _say(console, f"  finding: {finding['pointer']} {finding['rule']}. {finding['hint']}", "red")
+    if waiting:
+        _say(
+            console,
+            "answer with: python cli.py inspect approve ID, edit ID delta.json, or reject ID --why ...",
+        )
+    else:
+        _say(console, "nothing waits for a person")
 
 
 def _print_audit(audit: Mapping[str, Any], console: Console) -> None:

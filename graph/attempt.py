@@ -1,5 +1,7 @@
 """One candidate's way through the offline loop: code, verify, tool, record. Its turn has thought of it.
 
+Where the context says `inspect`, a person looks at the delta between verify and tool (`inspections.py`).
+
 Whatever goes wrong with a candidate (the chat model, a refused delta, a failed training) ends in `record`
 with its reason: the journal learns from it and the run goes on. Only what concerns the run as a whole (the
 journal cannot be written, the surface cannot be opened) is raised.
@@ -20,10 +22,12 @@ from langgraph.runtime import Runtime
 from evorank.graph.ask import Chat, Unanswered, Unasked, ask
 from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.forms import delta_fields
+from evorank.graph.inspections import after_inspect, inspect
 from evorank.graph.journal import thread_id
 from evorank.graph.knowledge import base_of, briefing, chat_of, patchable, tried_before
-from evorank.graph.state import Attempt, AttemptInput, AttemptOutput, AttemptState, Step, Usage
+from evorank.graph.state import Attempt, AttemptInput, AttemptOutput, AttemptState, Origin, Step, Usage
 from evorank.graph.trouble import shortened
+from evorank.graph.watched import watched
 from evorank.model.delta import apply_delta, diff, fingerprint
 from evorank.model.errors import Finding, RefusedDelta, Stopped, ToolError
 from evorank.personas.embedded.lint import lint
@@ -99,6 +103,8 @@ def verify(state: AttemptState, runtime: Runtime[Context]) -> Update:
         return {"outcome": "failed", "reason": str(error)}
     if findings:
         return _sent_back(state, findings, candidate)
+    if state.inspections:  # a person wrote it, and has seen what it does
+        return candidate | {"findings": []}
     return _reviewed(state, session, base, candidate)
 
 
@@ -161,8 +167,12 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
         return {}
     session = _session(state, runtime)
     assert state.outcome is not None
+    origin = state.origin
+    if state.fork:
+        first = thread_id(state.run, state.step)
+        origin = Origin(kind="fork", surface=session.surface.name, attempt=first)
     attempt = Attempt(
-        id=thread_id(state.run, state.step),
+        id=thread_id(state.run, state.step, state.fork),
         run=state.run,
         step=state.step,
         surface=session.surface.name,
@@ -180,6 +190,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
         reason=state.reason,
         findings=state.findings,
         repairs=state.repairs,
+        inspections=state.inspections,
         comparison=state.comparison,
         insights=state.insights,
         reviews=state.reviews,
@@ -189,7 +200,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
         seed=state.seed,
         started_at=datetime.fromtimestamp(state.started, UTC).isoformat(timespec="milliseconds"),
         seconds=round(time.time() - state.started, 3),
-        origin=state.origin,
+        origin=origin,
     )
     session.journal.append(attempt)
     get_stream_writer()({"event": "attempt"} | attempt.summary())
@@ -202,7 +213,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
 def begin(state: AttemptState, runtime: Runtime[Context]) -> Literal["code", "record", "__end__"]:
     """A step that is in the journal already (a crash came between its record and its checkpoint) is done;
     one whose turn could not think of anything is recorded with the reason."""
-    if _session(state, runtime).journal.get(thread_id(state.run, state.step)) is not None:
+    if _session(state, runtime).journal.get(thread_id(state.run, state.step, state.fork)) is not None:
         return "__end__"
     return "record" if state.outcome else "code"
 
@@ -211,10 +222,17 @@ def after_code(state: AttemptState) -> Literal["verify", "record"]:
     return "record" if state.outcome else "verify"
 
 
-def after_verify(state: AttemptState) -> Literal["tool", "code", "record"]:
+def after_verify(
+    state: AttemptState, runtime: Runtime[Context]
+) -> Literal["tool", "code", "inspect", "record"]:
+    """What a person wrote is theirs to mend; what CODE wrote they see once it is valid."""
     if state.outcome:
         return "record"
-    return "code" if state.findings else "tool"
+    if state.inspections:
+        return "inspect" if state.findings else "tool"
+    if state.findings:
+        return "code"
+    return "inspect" if _session(state, runtime).context.inspect else "tool"
 
 
 def attempt_builder() -> StateGraph[AttemptState, Context, AttemptInput, AttemptOutput]:
@@ -222,11 +240,12 @@ def attempt_builder() -> StateGraph[AttemptState, Context, AttemptInput, Attempt
     builder = StateGraph(
         AttemptState, context_schema=Context, input_schema=AttemptInput, output_schema=AttemptOutput
     )
-    for node in (code, verify, tool, record):
-        builder.add_node(node.__name__, node)
+    for node in (code, verify, inspect, tool, record):
+        builder.add_node(node.__name__, watched(node))
     builder.add_conditional_edges(START, begin)
     builder.add_conditional_edges("code", after_code)
     builder.add_conditional_edges("verify", after_verify)
+    builder.add_conditional_edges("inspect", after_inspect)
     builder.add_edge("tool", "record")
     builder.add_edge("record", END)
     return builder
@@ -283,7 +302,7 @@ def _unmeasured(error: RefusedDelta | ToolError) -> Update:
 
 def _sent_back(state: AttemptState, findings: list[Finding], candidate: Update) -> Update:
     update = candidate | {"findings": [finding.as_dict() for finding in findings]}
-    if state.repairs < MAX_REPAIRS:
+    if state.repairs < MAX_REPAIRS or state.inspections:
         return update
     return update | {"outcome": "refused", "reason": " ".join(str(finding) for finding in findings)}
 

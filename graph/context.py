@@ -31,6 +31,7 @@ from evorank.graph.spending import Account
 from evorank.graph.sqlite import connect, explained
 from evorank.graph.state import Attempt
 from evorank.graph.store import Store
+from evorank.graph.trackers import Tracker, TrackerName, open_tracker
 from evorank.model.delta import fingerprint
 from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.expression import FUNCTIONS
@@ -38,11 +39,12 @@ from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import PARTS, Persona, personas_of
 from evorank.prompts.answers import Category
 from evorank.prompts.briefing import PROMPT_TOKENS
-from evorank.surfaces.surface import Surface, open_surface
+from evorank.surfaces.surface import WORLDS, Surface, open_surface
 from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
 from evorank.tools.evaluator.executor import Executor
 from evorank.tools.evaluator.gpu import DeviceName
+from evorank.tools.events import Listener
 from evorank.tools.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -58,7 +60,12 @@ class Context(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    surface: str = Field(default="simulated", min_length=1, description="Surface to improve")
+    surface: str = Field(
+        default="simulated",
+        min_length=1,
+        description="Surface to improve: one of the home, or a simulated one",
+        json_schema_extra={"examples": list(WORLDS)},
+    )
     home: str | None = Field(
         default=None,
         description="Folder of everything a run reads and writes; empty: $EVORANK_HOME, or .evorank",
@@ -134,6 +141,11 @@ class Context(BaseModel):
         "ranks first",
     )
     approve: bool = Field(default=False, description="A person approves every launch")
+    inspect: bool = Field(
+        default=False,
+        description="A person looks at every candidate before it is measured: approves it, edits its delta, "
+        "or rejects it",
+    )
     replicate: bool = Field(
         default=False, description="A candidate must win two live tests, with other users in its arm"
     )
@@ -163,6 +175,10 @@ class Context(BaseModel):
         default_factory=list,
         description="What every proposal must heed, a sentence each; `steer add` does the same while it runs",
     )
+    trackers: list[TrackerName] = Field(
+        default_factory=list,
+        description="Where the run is mirrored: mlflow (MLFLOW_TRACKING_URI), otel (OpenTelemetry), or both",
+    )
     max_calls: int | None = Field(default=None, ge=1, description="Budget of a run: calls to the chat model")
     max_tokens: int | None = Field(
         default=None, ge=1, description="Budget of a run: tokens reported, in and out"
@@ -182,6 +198,8 @@ class Context(BaseModel):
     """A live chat model in place of `model`."""
     pool: SkipJsonSchema[Any] = Field(default=None, exclude=True)
     """A live executor in place of the one that `executor` names; closed by whoever made it."""
+    listeners: SkipJsonSchema[list[Any]] = Field(default_factory=list, exclude=True, repr=False)
+    """Trackers of the program's own: called with every `tools.events.Event`."""
 
     @model_validator(mode="after")
     def _fits_a_batch(self) -> Context:
@@ -237,6 +255,8 @@ class Session:
         """Run -> how many of its steps were done when this session began with it."""
         self.operations: Operations | None = None
         """The online loop's handles, once `open_operations` was asked for them."""
+        self.listeners: list[Listener] = list(context.listeners)
+        """Who is told of what is being done."""
 
     @property
     def production_fingerprint(self) -> str:
@@ -339,7 +359,7 @@ def open_session(context: Context) -> Session:
     Raises ConfigurationError (unknown surface, persona, model string), LogError, JournalError.
     """
     home = context.home_path()
-    live = (id(context.chat_model), id(context.pool))
+    live = (id(context.chat_model), id(context.pool), *map(id, context.listeners))
     key = (home, context.store, context.model_dump_json(exclude={"home"}), live)
     with _lock:
         if key not in _sessions:
@@ -357,8 +377,18 @@ def open_session(context: Context) -> Session:
                 ("store", home, context.store), lambda: Store.open(home, context.store), Store.close
             )
             journal: Journal = _share(("journal", id(store)), lambda: Journal(store), lambda _: None)
-            _sessions[key] = Session(context, bench, journal, store)
+            session = Session(context, bench, journal, store)
+            for name in dict.fromkeys(context.trackers):
+                session.listeners.append(_tracker(name, session))
+            _sessions[key] = session
         return _sessions[key]
+
+
+def _tracker(name: TrackerName, session: Session) -> Tracker:
+    def make() -> Tracker:
+        return open_tracker(name, session)
+
+    return _share((name, id(session.journal), session.surface.name), make, lambda made: made.close())
 
 
 def _executor(context: Context) -> Executor:
@@ -425,7 +455,8 @@ def _parse(fields: Mapping[str, Any]) -> Context:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "context"
-        known = ", ".join(name for name in Context.model_fields if name not in ("chat_model", "pool"))
+        live = ("chat_model", "pool", "listeners")
+        known = ", ".join(name for name in Context.model_fields if name not in live)
         raise ConfigurationError(
             f"`context.{name}`: {first['msg']}, got {first['input']!r}. Fields are {known}."
         ) from error

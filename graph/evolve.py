@@ -18,15 +18,17 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from evorank.graph import offline
 from evorank.graph.context import Context, Session, context_of, open_session
 from evorank.graph.insight import reflect
 from evorank.graph.operations import Operations, open_operations
+from evorank.graph.plan import remember
 from evorank.graph.state import OfflineInput, OfflineOutput, OfflineState
 from evorank.graph.tick import nominate, tick
 from evorank.graph.turn import turn_builder
+from evorank.graph.watched import watched
 from evorank.surfaces.platform import Timelapse
 
 __all__ = ["EvolveInput", "EvolveOutput", "builder", "graph"]
@@ -43,6 +45,7 @@ class EvolveInput(OfflineInput):
 class EvolveOutput(OfflineOutput):
     """What a run of both loops found."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     experiments: list[dict[str, Any]] = Field(default_factory=list)
     """`Experiment.summary()` of what this run proposed, in order."""
 
@@ -66,7 +69,8 @@ def dispatch(state: EvolveState, runtime: Runtime[Context]) -> dict[str, Any]:
     operations = _operations(session)
     if operations is not None:
         operations.prepare(_progress)
-    update = offline.dispatch(state, runtime)
+    update = offline.next_batch(state, session)
+    remember(session, update["run"], state.steps, state.days, "evolve")
     if operations is None:
         return update
     now = operations.platform.now()
@@ -137,11 +141,11 @@ def evolve_builder() -> StateGraph[EvolveState, Context, Any, Any]:
     evolve: StateGraph[EvolveState, Context, Any, Any] = StateGraph(
         EvolveState, context_schema=Context, input_schema=EvolveInput, output_schema=EvolveOutput
     )
-    evolve.add_node("dispatch", dispatch)
+    evolve.add_node("dispatch", watched(dispatch))
     evolve.add_node("turn", turn_builder().compile(name="turn"))
-    evolve.add_node("reflect", reflect)
-    evolve.add_node("online", online)
-    evolve.add_node("finish", finish)
+    evolve.add_node("reflect", watched(reflect))
+    evolve.add_node("online", watched(online))
+    evolve.add_node("finish", watched(finish))
     evolve.add_edge(START, "dispatch")
     evolve.add_conditional_edges("dispatch", fan_out, ["turn", "reflect", "online", "finish"])
     evolve.add_edge("turn", "online")

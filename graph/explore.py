@@ -20,6 +20,7 @@ from evorank.graph.attempt import tell
 from evorank.graph.context import Context, context_of, open_session
 from evorank.graph.knowledge import briefing, chat_of
 from evorank.graph.state import TurnState
+from evorank.graph.watched import watched
 from evorank.model.errors import ToolError
 from evorank.prompts import render
 from evorank.prompts.answers import Inquiry
@@ -77,8 +78,8 @@ def after_wonder(state: TurnState) -> Literal["look", "__end__"]:
 def explore_builder() -> StateGraph[TurnState, Context, TurnState, TurnState]:
     """The graph of one search in the log, on the state of a turn."""
     builder = StateGraph(TurnState, context_schema=Context)
-    builder.add_node("wonder", wonder)
-    builder.add_node("look", look)
+    builder.add_node("wonder", watched(wonder))
+    builder.add_node("look", watched(look))
     builder.add_edge(START, "wonder")
     builder.add_conditional_edges("wonder", after_wonder, {"look": "look", "__end__": END})
     builder.add_edge("look", "wonder")

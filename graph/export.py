@@ -10,7 +10,7 @@ from pathlib import Path
 from evorank.graph.state import Attempt, Experiment
 from evorank.model.errors import ConfigurationError
 
-__all__ = ["export"]
+__all__ = ["FORMATS", "export"]
 
 FORMATS = {".jsonl": "", ".csv": "(FORMAT csv, HEADER)", ".parquet": "(FORMAT parquet)"}
 

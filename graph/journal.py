@@ -32,10 +32,11 @@ Kept = TypeVar("Kept", bound=BaseModel)
 _NAMESPACE = uuid.UUID("7f1c9c0e-6a0b-5d0e-9a54-6d2f5e0b9a11")
 
 
-def thread_id(run: str, step: int | None = None) -> str:
-    """The thread of a run, or of one of its steps: the same before and after a crash, so that a step is
-    recorded once. A step's thread is also its `Attempt.id`."""
-    return str(uuid.uuid5(_NAMESPACE, run if step is None else f"{run}/{step}"))
+def thread_id(run: str, step: int | None = None, fork: str = "") -> str:
+    """The thread of a run, or of one of its steps, or of another try of a step that somebody named: the same
+    before and after a crash, so that each is recorded once. A step's thread is also its `Attempt.id`."""
+    parts = [run, *([] if step is None else [str(step)]), *([fork] if fork else [])]
+    return str(uuid.uuid5(_NAMESPACE, "/".join(parts)))
 
 
 class Journal:

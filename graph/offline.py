@@ -10,10 +10,10 @@ is read from the journal, so a run can be taken up by its name under any checkpo
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
@@ -24,24 +24,34 @@ from evorank.graph.ideas import Idea, Ideas, carrier, touched
 from evorank.graph.insight import due, reflect
 from evorank.graph.journal import thread_id
 from evorank.graph.knowledge import visible
+from evorank.graph.plan import name_run, remember
 from evorank.graph.state import Attempt, OfflineInput, OfflineOutput, OfflineState, Reflection, Step
 from evorank.graph.turn import turn_builder
+from evorank.graph.watched import watched
 
 __all__ = ["best_attempt", "builder", "graph", "reason_to_stop"]
 
 
 def dispatch(state: OfflineState, runtime: Runtime[Context]) -> dict[str, Any]:
-    """Decide who tries what next: the missing steps of the first incomplete batch, or none.
+    """Decide who tries what next, and write down what the run is asked."""
+    session = open_session(context_of(state.context, runtime))
+    update = next_batch(state, session)
+    remember(session, update["run"], state.steps, 0, "offline")
+    return update
+
+
+def next_batch(state: OfflineState, session: Session) -> dict[str, Any]:
+    """The missing steps of the first incomplete batch, or none.
 
     Batches have fixed borders (0, parallel, 2 * parallel ...), so that a run that was interrupted goes on
     with the very batch it lost. Ideas that are there already (see `ideas`) are tried before new ones.
     """
-    session = open_session(context_of(state.context, runtime))
-    run = state.run or uuid.uuid4().hex[:12]
+    run = state.run or name_run()
     attempts = session.journal.attempts(run=run)
     since = _since(session, attempts) if state.since is None or state.run != run else state.since
     update: dict[str, Any] = {"run": run, "since": since, "batch": [], "reflects": None, "stopped": None}
     done = {attempt.step for attempt in attempts}
+    get_stream_writer()({"event": "run", "run": run, "finished": len(done), "steps": state.steps})
     left = [step for step in range(state.steps) if step not in done]
     session.taken_up.setdefault(run, len(attempts))
     if not left:
@@ -191,10 +201,10 @@ def offline_builder() -> StateGraph[OfflineState, Context, Any, Any]:
     offline: StateGraph[OfflineState, Context, Any, Any] = StateGraph(
         OfflineState, context_schema=Context, input_schema=OfflineInput, output_schema=OfflineOutput
     )
-    offline.add_node("dispatch", dispatch)
+    offline.add_node("dispatch", watched(dispatch))
     offline.add_node("turn", turn_builder().compile(name="turn"))
-    offline.add_node("reflect", reflect)
-    offline.add_node("finish", finish)
+    offline.add_node("reflect", watched(reflect))
+    offline.add_node("finish", watched(finish))
     offline.add_edge(START, "dispatch")
     offline.add_conditional_edges("dispatch", fan_out, ["turn", "reflect", "finish"])
     offline.add_edge("turn", "dispatch")

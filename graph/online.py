@@ -11,7 +11,6 @@ node that runs again has the same effect, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -19,13 +18,14 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evorank.graph.context import Context, context_of
 from evorank.graph.evidence import off_policy
 from evorank.graph.operations import Operations, open_operations, rebase
 from evorank.graph.reading import read
 from evorank.graph.state import Experiment, Phase, Result, Usage
+from evorank.graph.watched import watched
 from evorank.model.delta import diff, fingerprint
 from evorank.model.errors import (
     ConfigurationError,
@@ -62,6 +62,11 @@ class Signal(BaseModel):
     by: str = Field(default="", description="Who says so, for the journal")
     reason: str = Field(default="", description="Why, for the journal")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_word(cls, said: Any) -> Any:
+        return {"action": said} if isinstance(said, str) else said
+
 
 class OnlineInput(BaseModel):
     """One candidate to take through production."""
@@ -73,6 +78,9 @@ class OnlineInput(BaseModel):
 
 
 class OnlineOutput(BaseModel):
+    """What came of it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
     record: dict[str, Any] = Field(default_factory=dict)
     """The finished experiment: what the journal keeps."""
 
@@ -228,7 +236,7 @@ def online_builder() -> StateGraph[OnlineState, Context, Any, Any]:
         OnlineState, context_schema=Context, input_schema=OnlineInput, output_schema=OnlineOutput
     )
     for node in (proposed, validated, training, live, completed):
-        online.add_node(node.__name__, node)
+        online.add_node(node.__name__, watched(node))
     online.add_edge(START, "proposed")
     online.add_edge("completed", END)
     return online
@@ -465,8 +473,7 @@ def _operations(state: OnlineState, runtime: Runtime[Context]) -> Operations:
 def _park(waits_for: Parked, text: str, due: datetime | None = None) -> Signal:
     """End this tick here; the next one goes on with what it says."""
     told = {"waits_for": waits_for, "text": text, "due": due.isoformat() if due else None}
-    answer = interrupt(told | {"response": Signal.model_json_schema()})
-    return Signal.model_validate(answer if isinstance(answer, Mapping) else {"action": answer})
+    return interrupt(told, response_schema=Signal)
 
 
 def _dated(experiment: Experiment, phase: Phase, operations: Operations) -> Experiment:

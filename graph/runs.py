@@ -1,69 +1,46 @@
 """What `run` runs: both loops from the first step to the report on what came of it.
 
-A run is a folder HOME/runs/RUN with what it was asked (`run.json`) and what came out (`summary.json`); until
-it is complete, also one checkpointed thread of the graph `evolve` in HOME/runs/checkpoints.sqlite. Killed at
-any point, `carry_out` with the same plan goes on where it stopped.
+A run is a folder HOME/runs/RUN with what it was asked (`plan.py`) and what came out (`summary.json`); until
+it is complete, also one checkpointed thread of its graph in HOME/runs/checkpoints.sqlite. Killed at any
+point, `carry_out` with the same plan goes on where it stopped: from the checkpoint if it has one, and from
+what the journal says is left where it has none, because the run was begun in another program.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import platform
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evorank.graph import evolve, offline
 from evorank.graph.activity import Teller
 from evorank.graph.chats import Greeting
 from evorank.graph.context import Context, Session, open_session
-from evorank.graph.evolve import builder
+from evorank.graph.inspections import Inspections
 from evorank.graph.journal import thread_id
 from evorank.graph.offline import best_attempt
 from evorank.graph.operations import open_operations
-from evorank.graph.recording import Head
+from evorank.graph.plan import Plan, write
 from evorank.graph.reviews import Linted, linted
 from evorank.graph.spending import by_model
 from evorank.graph.state import Attempt, Usage
 from evorank.graph.status import audit_launches
-from evorank.model.errors import ConfigurationError, EvorankError, RefusedDelta, ToolError
+from evorank.model.errors import ConfigurationError, RefusedDelta, ToolError
 from evorank.tools.comparison import Comparison
 from evorank.tools.compute_loss import final_comparison
 from evorank.tools.holdback import Audit
 
-__all__ = ["Plan", "Summary", "carry_out", "latest_run", "load_plan", "new_plan"]
+__all__ = ["Summary", "carry_out"]
 
-NOT_RECORDED = frozenset(
-    ("home", "executor", "address", "workers", "device", "allow_degraded", "providers", "record", "replay")
-)
-"""Fields of a context that say where and how a run was carried out, and nothing of what it finds."""
 Event = Mapping[str, Any]
-
-
-class Plan(BaseModel):
-    """What a run was asked to do: enough to go on with it in another process."""
-
-    model_config = ConfigDict(extra="forbid")
-    run: str
-    steps: int = Field(ge=1)
-    days: int = Field(default=0, ge=0)
-    """Days of traffic that may pass on a simulated surface."""
-    context: dict[str, Any]
-    """The graph's context, without live handles."""
-    data_version: str
-    production: str
-    """Fingerprint of the production Φ that candidates are compared with."""
-    created_at: str
-    versions: dict[str, str]
 
 
 class Summary(BaseModel):
@@ -76,6 +53,8 @@ class Summary(BaseModel):
     finished: int
     stopped: str | None = None
     """Why the run ended before its last step; None when it is complete."""
+    waiting: list[dict[str, Any]] = Field(default_factory=list)
+    """Candidates that a person is asked about, as `Inspections.waiting` tells them."""
     outcomes: dict[str, int]
     personas: dict[str, dict[str, int]]
     """persona -> outcome -> count."""
@@ -114,50 +93,6 @@ class Summary(BaseModel):
     resume: str | None = None
 
 
-def new_plan(context: Context, steps: int, days: int = 0) -> Plan:
-    """A fresh run, named by its time, written to disk before anything else happens, its recording begun."""
-    session = open_session(context)
-    now = datetime.now(UTC)
-    plan = Plan(
-        run=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
-        steps=steps,
-        days=days,
-        context=context.model_dump(mode="json"),
-        data_version=session.workbench.dataset.key,
-        production=session.production_fingerprint,
-        created_at=now.isoformat(timespec="seconds"),
-        versions={name: version(name) for name in ("evorank", "torch", "langgraph", "duckdb", "numpy")}
-        | {"python": platform.python_version()},
-    )
-    if session.chats.desk.recorder is not None:
-        asked = {name: value for name, value in plan.context.items() if name not in NOT_RECORDED}
-        session.chats.desk.recorder.begin(Head(run=plan.run, steps=steps, days=days, context=asked))
-    _write(session.home / "runs" / plan.run / "run.json", plan.model_dump_json(indent=2))
-    return plan
-
-
-def load_plan(home: Path, run: str) -> Plan:
-    path = home / "runs" / run / "run.json"
-    if not path.exists():
-        known = ", ".join(_runs(home)[-5:]) or "none"
-        raise ConfigurationError(
-            f"`--resume` names run {run!r}, which is not under {home / 'runs'}. Known: {known}."
-        )
-    try:
-        return Plan.model_validate_json(path.read_text())
-    except ValueError as error:
-        raise ConfigurationError(f"`{path}` cannot be read as a run's plan: {error}") from error
-
-
-def latest_run(home: Path) -> str:
-    """The newest run that has no summary of a complete end."""
-    for run in reversed(_runs(home)):
-        summary = home / "runs" / run / "summary.json"
-        if not summary.exists() or json.loads(summary.read_text()).get("stopped"):
-            return run
-    raise ConfigurationError(f"`--resume` found no unfinished run under {home / 'runs'}.")
-
-
 def carry_out(
     plan: Plan,
     context: Context,
@@ -186,18 +121,26 @@ def carry_out(
         session.checkpointer() as saver,
         closing(Teller(folder, plan.run, session.surface.name, on_event)) as tell,
     ):
+        builder: Any = evolve.builder if plan.graph == "evolve" else offline.builder
         graph = builder.compile(checkpointer=saver)
         config: Any = {
             "configurable": {"thread_id": thread_id(plan.run)},
-            "metadata": {"kind": "run", "graph": "evolve", "surface": session.surface.name, "run": plan.run},
+            "metadata": {
+                "kind": "run",
+                "graph": plan.graph,
+                "surface": session.surface.name,
+                "run": plan.run,
+            },
             "recursion_limit": 20 * (plan.steps + plan.days) + 200,
         }
         # A run in the middle of a batch goes on there; one that stopped between batches is asked again, and
         # finds in the journal what is left.
         waiting = bool(graph.get_state(config).tasks)
-        given: Any = None if waiting else {"steps": plan.steps, "run": plan.run, "days": plan.days}
+        given: Any = {"steps": plan.steps, "run": plan.run}
+        if plan.graph == "evolve":
+            given |= {"days": plan.days}
         for *_, event in graph.stream(
-            given,
+            None if waiting else given,
             config,
             context=context,
             stream_mode=["custom"],
@@ -208,7 +151,7 @@ def carry_out(
             tell(event)
         ended = graph.get_state(config).values
         summary = _summarize(plan, session, ended, time.monotonic() - started, tell)
-        _write(folder / "summary.json", summary.model_dump_json(indent=2))
+        write(folder / "summary.json", summary.model_dump_json(indent=2))
         if summary.stopped is None:  # its attempts are in the journal; the way there is of no more use
             saver.delete_thread(thread_id(plan.run))
     return summary
@@ -240,9 +183,11 @@ def _summarize(
     attempts = sorted(session.journal.attempts(run=plan.run), key=lambda attempt: attempt.step)
     best = best_attempt(attempts)
     live = _what_people_said(plan, session, ended) if session.surface.spec.online is not None else {}
-    done = len(attempts) >= plan.steps and not (session.stop.is_set() and ended.get("live"))
+    finished = len({attempt.step for attempt in attempts})  # a step may have forks
+    done = finished >= plan.steps and not (session.stop.is_set() and ended.get("live"))
     complete = done and not ended.get("stopped")
-    stopped = ended.get("stopped") or session.stop_reason or "stopped"
+    waiting = [] if done else Inspections(session.store).waiting(run=plan.run)
+    stopped = ended.get("stopped") or session.stop_reason or _waits(waiting) or "stopped"
     calls = session.chats.desk.spending.calls(plan.run)
     trained = Usage(cpu_seconds=sum(attempt.usage.cpu_seconds for attempt in attempts))
     test, note = (None, "") if live or not complete else _test(plan, session, best, on_event)
@@ -251,8 +196,9 @@ def _summarize(
         run=plan.run,
         surface=session.surface.name,
         steps=plan.steps,
-        finished=len(attempts),
+        finished=finished,
         stopped=None if complete else stopped,
+        waiting=waiting,
         outcomes=dict(Counter(attempt.outcome for attempt in attempts)),
         personas=_counted(attempts, "persona"),
         categories=_counted(attempts, "category"),
@@ -276,6 +222,10 @@ def _summarize(
         resume=None if done else _resume(plan, session, stopped),
         **live,
     )
+
+
+def _waits(waiting: list[dict[str, Any]]) -> str:
+    return f"inspection: {len(waiting)} candidates wait for a person" if waiting else ""
 
 
 def _counted(attempts: Sequence[Attempt], by: str) -> dict[str, dict[str, int]]:
@@ -328,20 +278,3 @@ def _report_seeds(plan: Plan) -> range:
     """Trainings that no choice was made on: other seeds than the loop's, twice as many."""
     start = 1000 * (1 + int(plan.context["seed"]))
     return range(start, start + 2 * int(plan.context["seeds"]))
-
-
-def _runs(home: Path) -> list[str]:
-    return sorted(path.parent.name for path in (home / "runs").glob("*/run.json"))
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a crash never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    try:
-        draft.write_text(text + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise EvorankError(
-            f"`{path}` could not be written: {error}. Free some space or choose another --home."
-        ) from error

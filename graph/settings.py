@@ -22,6 +22,7 @@ from pydantic_settings import (
 from evorank.graph.keys import load_keys, trace
 from evorank.graph.models import EMBEDDED, Provider, Role, describe, names
 from evorank.graph.prices import Price, Prices
+from evorank.graph.trackers import TrackerName
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
 from evorank.prompts.briefing import PROMPT_TOKENS
 from evorank.tools.evaluator.choose import ExecutorName, require_executor
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     parallel: int = Field(4, ge=1, le=64, description="Candidates in flight")
     selection: Literal["fifo", "ranked"] = Field("ranked", description="Who is tested live next")
     approve: bool = Field(False, description="A person approves every launch")
+    inspect: bool = Field(False, description="A person looks at every candidate before it is measured")
     replicate: bool = Field(False, description="A candidate must win two live tests")
     proposals: str = Field("1", description="Proposals in one call: a number, or X/Y/Z of each kind")
     queries: int = Field(5, ge=0, le=50, description="SQL queries of the log before a proposal")
@@ -75,6 +77,9 @@ class Settings(BaseSettings):
     device: DeviceName = Field("auto", description="Where to compute: cpu, cuda, or auto")
     store: str | None = Field(
         None, repr=False, description="postgresql://... for several machines; none: a file in the home"
+    )
+    trackers: list[TrackerName] = Field(
+        default_factory=list, description="Where runs are mirrored: mlflow, otel, or both"
     )
     allow_degraded: bool = Field(False, description="Train also where the lock is not whole")
 

@@ -19,6 +19,7 @@ __all__ = [
     "AttemptState",
     "Experiment",
     "Imported",
+    "Inspected",
     "OfflineInput",
     "OfflineOutput",
     "OfflineState",
@@ -83,14 +84,14 @@ class Origin(BaseModel):
     """Where the idea of an attempt came from, if nobody thought of it in this step."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["rework", "transfer"]
+    kind: Literal["rework", "transfer", "fork"]
     """`rework`: a candidate that today's production refused, returned to CODE; `transfer`: a winner of
-    another surface."""
+    another surface; `fork`: a step that a person took up again, with what they changed in it."""
     surface: str
     experiment: str | None = None
     """Id of the experiment that was refused, or that won."""
     attempt: str | None = None
-    """Id of the attempt that won, where there was no experiment."""
+    """Id of the attempt that won, where there was no experiment; of the step that was taken up again."""
 
 
 class Reported(BaseModel):
@@ -130,6 +131,19 @@ class Imported(BaseModel):
     metrics: list[Reported] = Field(default_factory=list)
 
 
+class Inspected(BaseModel):
+    """What a person said of a candidate before it was measured."""
+
+    model_config = ConfigDict(extra="forbid")
+    action: Literal["approve", "edit", "reject"]
+    by: str = ""
+    reason: str = ""
+    at: str = ""
+    """ISO 8601, UTC."""
+    patch: list[dict[str, Any]] = Field(default_factory=list)
+    """The delta that it was said of; after `edit`, the attempt has the other one."""
+
+
 class Attempt(BaseModel):
     """One candidate's way through the offline loop: the journal's record, failures included."""
 
@@ -160,6 +174,8 @@ class Attempt(BaseModel):
     """Checks' and linter's findings on the last delta, as Finding.as_dict()."""
     repairs: int = 0
     """How often CODE was asked again."""
+    inspections: list[Inspected] = Field(default_factory=list)
+    """What people said of it before it was measured, in order; empty where nobody was asked."""
     comparison: dict[str, Any] | None = None
     """tools.Comparison.model_dump(): metric, difference, low, high, seeds, effort, metrics of both arms."""
     insights: list[dict[str, Any]] = Field(default_factory=list)
@@ -191,7 +207,16 @@ class Attempt(BaseModel):
         comparison = self.comparison or {}
         keep = ("metric", "difference", "low", "high", "effort")
         fields = {"id", "run", "step", "surface", "persona", "category", "hypothesis", "changes", "outcome"}
-        fields |= {"reason", "fingerprint", "repairs", "usage", "seconds", "origin", "steering"}
+        fields |= {
+            "reason",
+            "fingerprint",
+            "repairs",
+            "inspections",
+            "usage",
+            "seconds",
+            "origin",
+            "steering",
+        }
         return self.model_dump(mode="json", include=fields) | {
             "comparison": {name: comparison[name] for name in keep if name in comparison} or None
         }
@@ -297,6 +322,11 @@ class Step(BaseModel):
         default=None,
         description="What a delta may touch, where an idea needs another part than its persona's",
     )
+    fork: str = Field(
+        default="",
+        description="Name of another try of this step, for whoever takes it up again with another delta: it "
+        "is recorded beside the first; empty: the step itself, which is recorded once",
+    )
     context: dict[str, Any] | None = Field(default=None, description="As in OfflineInput")
 
 
@@ -325,6 +355,7 @@ class AttemptState(AttemptInput, AttemptOutput):
 
     repairs: int = 0
     reviews: list[dict[str, Any]] = Field(default_factory=list)
+    inspections: list[Inspected] = Field(default_factory=list)
     base: str = ""
     patch: list[dict[str, Any]] = Field(default_factory=list)
     changes: list[dict[str, Any]] = Field(default_factory=list)
@@ -367,7 +398,9 @@ class OfflineInput(BaseModel):
 
     steps: int = Field(default=4, ge=1, le=1_000_000, description="Candidates the run shall try in all")
     run: str | None = Field(
-        default=None, description="Name of the run, to go on with one in the journal; empty: a new one"
+        default=None,
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
+        description="Name of the run, to go on with one that is there, whoever began it; empty: a new one",
     )
     context: dict[str, Any] | None = Field(
         default=None,
@@ -378,7 +411,9 @@ class OfflineInput(BaseModel):
 class OfflineOutput(BaseModel):
     """What a run found. The journal holds the whole of it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     run: str | None = None
+    """Name of the run."""
     attempts: list[dict[str, Any]] = Field(default_factory=list)
     """`Attempt.summary()` of every step so far, in order."""
     best: dict[str, Any] | None = None

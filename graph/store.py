@@ -147,9 +147,21 @@ TABLES = (
         data TEXT NOT NULL,
         PRIMARY KEY (surface, run, before)
     )""",
+    """CREATE TABLE IF NOT EXISTS evorank_inspections (
+        attempt TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        delta TEXT NOT NULL,
+        surface TEXT NOT NULL,
+        run TEXT NOT NULL,
+        data TEXT NOT NULL,
+        asked_at TEXT NOT NULL,
+        answer TEXT,
+        answered_at TEXT,
+        PRIMARY KEY (attempt, number, delta)
+    )""",
 )
-"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `spending.py`, `steering.py` and
-`notes.py` keep, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `spending.py`, `steering.py`,
+`notes.py` and `inspections.py` keep, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True)

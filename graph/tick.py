@@ -35,7 +35,16 @@ from evorank.surfaces.surface import alone
 from evorank.tools.abtest.plan import naive_utc
 from evorank.tools.evaluator.artifact import Artifact
 
-__all__ = ["LEASE_SECONDS", "TickReport", "experiment_id", "nominate", "propose", "submit", "tick"]
+__all__ = [
+    "LEASE_SECONDS",
+    "TickReport",
+    "checked",
+    "experiment_id",
+    "nominate",
+    "propose",
+    "submit",
+    "tick",
+]
 
 Event = Mapping[str, Any]
 LEASE_SECONDS = 120.0
@@ -425,6 +434,19 @@ def propose(operations: Operations, patch: list[dict[str, Any]], *, why: str, by
 
     RefusedDelta, ToolError: not a valid delta, or over a guardrail; ConfigurationError: tested before.
     """
+    experiment = checked(operations, patch, why=why, by=by)
+    if not submit(operations, experiment):
+        raise ConfigurationError(
+            f"experiment {experiment.id[:8]} tests this candidate already. See: python cli.py online status"
+        )
+    return experiment.id
+
+
+def checked(operations: Operations, patch: list[dict[str, Any]], *, why: str, by: str) -> Experiment:
+    """The experiment that a change of today's production would be, if it is valid. Writes nothing.
+
+    RefusedDelta, ToolError: not a valid delta, or over a guardrail; ConfigurationError: it changes nothing.
+    """
     production = operations.production()
     phi = apply_delta(production, patch)
     findings = operations.renew().check(phi)
@@ -433,7 +455,7 @@ def propose(operations: Operations, patch: list[dict[str, Any]], *, why: str, by
     if phi == production:
         raise ConfigurationError("the delta changes nothing: this is production itself. Nothing was queued.")
     before, after = fingerprint(production), fingerprint(phi)
-    experiment = Experiment(
+    return Experiment(
         id=experiment_id(operations.surface.name, before, after),
         surface=operations.surface.name,
         proposed_by=by,
@@ -443,11 +465,6 @@ def propose(operations: Operations, patch: list[dict[str, Any]], *, why: str, by
         phi=phi,
         fingerprint=after,
     )
-    if not submit(operations, experiment):
-        raise ConfigurationError(
-            f"experiment {experiment.id[:8]} tests this candidate already. See: python cli.py online status"
-        )
-    return experiment.id
 
 
 def _start_next(

@@ -24,6 +24,7 @@ from evorank.graph.explore import explore_builder
 from evorank.graph.journal import thread_id
 from evorank.graph.knowledge import briefing, chat_of
 from evorank.graph.state import AttemptInput, TurnInput, TurnOutput, TurnState, Usage
+from evorank.graph.watched import watched
 from evorank.prompts import render
 from evorank.prompts.answers import Proposal, Proposals
 
@@ -78,7 +79,7 @@ def begin(state: TurnState, runtime: Runtime[Context]) -> list[Send] | str:
     step = state.steps[0]
     session = open_session(context_of(step.context, runtime))
     if step.proposal is not None or all(
-        session.journal.get(thread_id(each.run, each.step)) for each in state.steps
+        session.journal.get(thread_id(each.run, each.step, each.fork)) for each in state.steps
     ):
         return attempts(state)
     asks = "run_sql_query" in session.personas[step.persona].tools and session.context.queries > 0
@@ -109,7 +110,7 @@ def turn_builder() -> StateGraph[TurnState, Context, TurnInput, TurnOutput]:
     """The graph of one turn: its steps in, and `finished`, how many are in the journal, out."""
     builder = StateGraph(TurnState, context_schema=Context, input_schema=TurnInput, output_schema=TurnOutput)
     builder.add_node("explore", explore_builder().compile(name="explore"))
-    builder.add_node("think", think)
+    builder.add_node("think", watched(think))
     builder.add_node("attempt", attempt_builder().compile(name="attempt"))
     builder.add_conditional_edges(START, begin, ["explore", "think", "attempt", END])
     builder.add_edge("explore", "think")

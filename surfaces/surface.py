@@ -34,6 +34,7 @@ from evorank.surfaces.online import Online
 from evorank.surfaces.readable import to_toml
 
 __all__ = [
+    "WORLDS",
     "Guardrail",
     "NorthStar",
     "Surface",

@@ -62,7 +62,7 @@ def test_the_surface_file_of_the_readme_is_valid() -> None:
 def test_every_command_of_the_readme_is_one() -> None:
     commands = re.findall(r"python cli\.py ([a-z]+)(?: ([a-z]+))?", README)
     assert len(commands) >= 6
-    groups = {"surface", "journal", "online", "steer"}
+    groups = {"surface", "journal", "online", "steer", "inspect"}
     for first, second in commands:
         arguments = [first, second] if first in groups else [first]
         shown = CliRunner().invoke(app, [*arguments, "--help"])

@@ -21,7 +21,7 @@ from evorank.tools.compute_loss import compute_loss
 from evorank.tools.run_sql_query import run_sql_query
 from evorank.tools.workbench import Workbench
 
-__all__ = ["as_langchain_tools"]
+__all__ = ["as_langchain_tools", "wrong_arguments"]
 
 
 class _Arguments(BaseModel):
@@ -140,5 +140,11 @@ def _tool(name: str, function: Any, arguments: type[BaseModel]) -> BaseTool:
         args_schema=arguments,
         response_format="content_and_artifact",
         handle_tool_error=True,
-        handle_validation_error=True,
+        handle_validation_error=wrong_arguments,
     )
+
+
+def wrong_arguments(error: Any) -> str:
+    """What an agent is told of arguments that do not fit: LangChain's own words name no field."""
+    problems = [f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in error.errors()]
+    return f"Wrong arguments, nothing was done: {'; '.join(problems)}."

@@ -24,6 +24,7 @@ from evorank.model.system import Float32, Int32, Objective, Phi
 from evorank.tools.cache import EvaluationCache
 from evorank.tools.comparison import Effort
 from evorank.tools.evaluator.executor import Evaluation, Executor, Job
+from evorank.tools.events import Event, begin, during, end
 from evorank.tools.run_sql_query import SqlProcess
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Workbench:
 
         with ExitStack() as locks:
             running: dict[str, str] = {}
+            told: dict[str, Event] = {}
             try:
                 # Only what is missing is locked, or every attempt would wait for whoever holds production's
                 # entries; in the order of the keys, so that no two wait for each other.
@@ -119,12 +121,16 @@ class Workbench:
                     if not cached(key):  # somebody else may have trained it while we waited
                         phi, seed = jobs[key]
                         against = () if again else self._curve(phi, seed, effort)
+                        told[key] = begin("training", effort, candidate=fingerprint(phi)[:12], seed=seed)
                         running[key] = self.executor.submit(self._job(phi, seed, effort, against))
                 for key in list(running):
                     done[key] = self.executor.result(running[key])
                     del running[key]
                     self.cache.store(key, done[key])
+                    end(told.pop(key), cpu_seconds=done[key].cpu_seconds)
             except EvorankError as error:
+                for event in told.values():
+                    end(event, error=str(error))
                 error.cpu_seconds += sum(each.cpu_seconds for each in done.values())
                 error.cpu_seconds += self._given_up(running)
                 raise
@@ -152,7 +158,10 @@ class Workbench:
     def export(self, phi: Phi, artifact: Path, seed: int = 0) -> Evaluation:
         """Train once, never from the cache, and leave the model in `artifact`. ToolError if it fails."""
         job = replace(self._job(phi, seed, "full"), artifact=artifact)
-        return self.executor.result(self.executor.submit(job))
+        with during("training", "export", candidate=fingerprint(phi)[:12], seed=seed) as found:
+            evaluation = self.executor.result(self.executor.submit(job))
+            found["cpu_seconds"] = evaluation.cpu_seconds
+        return evaluation
 
     def train_slice(self, effort: Effort) -> slice:
         """Rows to train on: the training period, or its most recent part."""

@@ -19,8 +19,8 @@ from evorank.graph.activity import Activity, read_activity
 from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas
 from evorank.graph.journal import Journal
+from evorank.graph.plan import Plan
 from evorank.graph.recording import Line, read_step
-from evorank.graph.runs import Plan
 from evorank.graph.schedule import Action, Entry, Schedule, Version
 from evorank.graph.spending import Call, Spending
 from evorank.graph.state import Attempt, Experiment

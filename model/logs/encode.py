@@ -30,7 +30,7 @@ from evorank.model.logs.sources import literal
 from evorank.model.logs.spec import Categorical, History, LogSpec, Numeric, Tokens
 from evorank.model.logs.timeline import sorted_log
 
-__all__ = ["Progress", "dataset_key", "encode"]
+__all__ = ["CLIP", "Progress", "dataset_key", "encode"]
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share done, in [0, 1]."""

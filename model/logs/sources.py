@@ -18,7 +18,16 @@ import duckdb
 from evorank.model.errors import LogError
 from evorank.model.logs.spec import Source
 
-__all__ = ["connect", "content_hashes", "explained", "find_files", "identifier", "literal", "relation"]
+__all__ = [
+    "connect",
+    "content_hashes",
+    "explained",
+    "find_files",
+    "identifier",
+    "literal",
+    "relation",
+    "unknown_column",
+]
 
 DATABASES = {".duckdb", ".ddb", ".db"}
 

@@ -1,36 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import sys
-from pathlib import Path
-
 import pytest
 
-from evorank.graph import Context, Journal, close_sessions
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "subgraph" / "weekly_review.py"
-HELPERS = Path(__file__).parents[1] / "graph"
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(HELPERS))
-    from tiny import make_surface
-
-    make_surface(tmp_path)
-    yield tmp_path
-    close_sessions()
-    shutil.rmtree(tmp_path)
+from evorank.graph import Context, Journal
 
 
 @pytest.mark.heavy
-def test_the_loop_runs_inside_an_app_with_another_state_in_both_ways(home, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--steps", "2", "--home", str(home), "--surface", "tiny"])
-    found = importlib.util.spec_from_file_location("weekly_review", EXAMPLE)
-    example = importlib.util.module_from_spec(found)
-    monkeypatch.setitem(sys.modules, "weekly_review", example)
-    found.loader.exec_module(example)
+def test_the_loop_runs_inside_an_app_with_another_state_in_both_ways(home, load, capsys):
+    example = load("subgraph/weekly_review.py", "--steps", 2, "--home", home, "--surface", "tiny")
     example.main()
     memo = capsys.readouterr().out
     assert memo.startswith("Memo to ranking: 2 candidates were tried.")

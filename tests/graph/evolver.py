@@ -16,7 +16,8 @@ from ticker import kill_at
 
 from evorank.graph.context import Context
 from evorank.graph.operations import open_operations
-from evorank.graph.runs import carry_out, latest_run, load_plan, new_plan
+from evorank.graph.plan import latest_run, load_plan, new_plan
+from evorank.graph.runs import carry_out
 from evorank.graph.tick import propose
 from evorank.surfaces.simulated.world import World
 

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from evorank.graph.activity import Teller, read_activity
-from evorank.graph.runs import carry_out, new_plan
+from evorank.graph.plan import new_plan
+from evorank.graph.runs import carry_out
 
 NODE = {"event": "node", "step": 3, "persona": "optimizer", "node": "think", "text": "optimizer thinks"}
 

@@ -21,7 +21,7 @@ from evorank.model.errors import ConfigurationError, JournalError
 
 def test_the_form_that_studio_shows_describes_every_field_and_hides_live_handles():
     schema = graph.get_context_jsonschema()
-    live = {"chat_model", "pool"}
+    live = {"chat_model", "pool", "listeners"}
     assert set(schema["properties"]) == set(Context.model_fields) - live
     assert all(field.get("description") for field in schema["properties"].values())
     assert not schema.get("required")

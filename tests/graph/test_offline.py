@@ -64,8 +64,10 @@ def test_custom_events_tell_the_nodes_and_the_result_of_a_step(context):
     nodes = [event["node"] for event in events if event["event"] == "node"]
     assert nodes == ["think", "code", "verify", "tool"]
     assert any(event["event"] == "progress" and "training" in event["text"] for event in events)
-    assert events[-1]["event"] == "attempt"
-    assert events[-1]["outcome"] == open_session(given).journal.attempts()[0].outcome
+    runs = [(event["finished"], event["steps"]) for event in events if event["event"] == "run"]
+    assert runs == [(0, 1), (1, 1)]
+    assert events[-2]["event"] == "attempt"
+    assert events[-2]["outcome"] == open_session(given).journal.attempts()[0].outcome
 
 
 def test_personas_take_turns(context):

@@ -17,7 +17,8 @@ from tiny import make_surface
 
 from evorank.graph.context import Context, close_sessions
 from evorank.graph.operations import open_operations
-from evorank.graph.runs import carry_out, new_plan
+from evorank.graph.plan import new_plan
+from evorank.graph.runs import carry_out
 from evorank.graph.status import request
 from evorank.graph.tick import propose, tick
 from evorank.tools.evaluator.local import LocalPool
