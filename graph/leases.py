@@ -16,7 +16,7 @@ from typing import Any
 from evorank.graph.store import Access, Store
 from evorank.model.errors import JournalError
 
-__all__ = ["Leases"]
+__all__ = ["Leases", "is_gone", "this_process"]
 
 
 class Leases:
@@ -35,12 +35,12 @@ class Leases:
             (holder, expires), *_ = access.execute(
                 "SELECT owner, expires FROM evorank_schedule WHERE experiment = ?", experiment
             )
-            if holder is not None and expires > access.time and not _is_gone(holder):
+            if holder is not None and expires > access.time and not is_gone(holder):
                 return False
             taken = access.execute(
                 "UPDATE evorank_schedule SET owner = ?, expires = ?, version = version + 1"
                 " WHERE experiment = ? RETURNING version",
-                *(f"{owner}@{_process()}", access.time + seconds, experiment),
+                *(f"{owner}@{this_process()}", access.time + seconds, experiment),
             )
         self._versions[experiment] = taken[0][0]
         return True
@@ -68,7 +68,7 @@ class Leases:
             )
 
 
-def _process() -> str:
+def this_process() -> str:
     """This process among all that ever ran: boot, process namespace, id, start. "" where that is not told."""
     try:
         return f"{_machine()}/{os.getpid()}/{_started(os.getpid())}"
@@ -76,7 +76,7 @@ def _process() -> str:
         return ""
 
 
-def _is_gone(owner: str) -> bool:
+def is_gone(owner: str) -> bool:
     """Whether a lease's owner was a process of this machine, and is no more. False where it is not known."""
     machine, _, process = owner.rpartition("@")[2].rpartition("/")[0].rpartition("/")
     try:

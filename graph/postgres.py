@@ -88,6 +88,10 @@ class PostgresStore(Store):
         with self._explained(), self._pool.connection() as connection:
             yield _access(connection)
 
+    def mark(self) -> str:
+        with self.reading() as access:
+            return str(access.execute("SELECT pg_current_wal_lsn()")[0][0])
+
     def close(self) -> None:
         self._pool.close()
 

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evorank.graph.activity import Teller
 from evorank.graph.chats import Greeting
 from evorank.graph.context import Context, Session, open_session
 from evorank.graph.evolve import builder
@@ -179,7 +180,12 @@ def carry_out(
             f"run {plan.run} was started on data version {plan.data_version[:12]}, surface "
             f"`{session.surface.name}` now has {session.workbench.dataset.key[:12]}. Start a new run."
         )
-    with _alone(session.home / "runs" / plan.run / "lock", plan.run), session.checkpointer() as saver:
+    folder = session.home / "runs" / plan.run
+    with (
+        _alone(folder / "lock", plan.run),
+        session.checkpointer() as saver,
+        closing(Teller(folder, plan.run, session.surface.name, on_event)) as tell,
+    ):
         graph = builder.compile(checkpointer=saver)
         config: Any = {
             "configurable": {"thread_id": thread_id(plan.run)},
@@ -199,10 +205,10 @@ def carry_out(
             durability="sync",
         ):
             assert isinstance(event, dict)
-            on_event(event)
+            tell(event)
         ended = graph.get_state(config).values
-        summary = _summarize(plan, session, ended, time.monotonic() - started, on_event)
-        _write(session.home / "runs" / plan.run / "summary.json", summary.model_dump_json(indent=2))
+        summary = _summarize(plan, session, ended, time.monotonic() - started, tell)
+        _write(folder / "summary.json", summary.model_dump_json(indent=2))
         if summary.stopped is None:  # its attempts are in the journal; the way there is of no more use
             saver.delete_thread(thread_id(plan.run))
     return summary

@@ -28,7 +28,8 @@ from evorank.model.errors import ConfigurationError, JournalError
 __all__ = ["CLOCK_TOLERANCE", "Action", "ActionName", "Entry", "Schedule", "Version"]
 
 ActionName = Literal["approve", "abort", "pause", "resume", "rollback"]
-"""What a person can ask of an experiment. `abort` takes one from the queue, too."""
+"""What a person can ask of an experiment. `abort` takes one from the queue, too; `rollback` takes its launch
+back."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """Two ticks that read the time at once write it in any order, and machines differ by seconds."""
 
@@ -242,14 +243,21 @@ class Schedule(Versions):
     # -- what people ask for
 
     def request(self, experiment: str, action: ActionName, by: str, reason: str) -> int:
-        """Ask something of an open experiment; the next tick does it. The request's id."""
+        """Ask something of an open experiment, or the rollback of one that was launched; the next tick does
+        it. The request's id."""
         if action not in get_args(ActionName):
             raise ConfigurationError(
                 f"`action` must be one of {', '.join(get_args(ActionName))}, got {action!r}."
             )
         with self.store.transaction() as access:
-            if closed := self._row(access, experiment):
-                result = _result(access, experiment) or "closed"
+            closed = self._row(access, experiment)
+            result = _result(access, experiment) or "closed" if closed else None
+            if action == "rollback" and result != "launched":
+                raise ConfigurationError(
+                    f"experiment {experiment} was not launched ({result or 'it is open'}): "
+                    "nothing to roll back."
+                )
+            if closed and action != "rollback":
                 raise ConfigurationError(
                     f"experiment {experiment} ended ({result}, {closed[:19]}): nothing to {action}."
                 )
@@ -269,7 +277,18 @@ class Schedule(Versions):
                 " WHERE experiment = ? AND consumed_at IS NULL ORDER BY id",
                 experiment,
             )
-        return [Action(**dict(zip(Action.model_fields, row, strict=True))) for row in rows]
+        return [_action(row) for row in rows]
+
+    def rollbacks(self) -> list[Action]:
+        """Launches of this surface that somebody wants taken back, and nobody has yet, oldest first."""
+        with self.store.reading() as access:
+            rows = access.execute(
+                "SELECT a.id, a.experiment, a.action, a.requested_by, a.reason, a.at FROM evorank_actions a"
+                " JOIN evorank_schedule s ON s.experiment = a.experiment"
+                " WHERE s.surface = ? AND a.action = 'rollback' AND a.consumed_at IS NULL ORDER BY a.id",
+                self.surface,
+            )
+        return [_action(row) for row in rows]
 
     def consume(self, action_id: int) -> bool:
         """Take a request off the list: true for exactly one caller."""
@@ -282,6 +301,12 @@ class Schedule(Versions):
         return bool(taken)
 
     # -- time
+
+    def now(self) -> datetime | None:
+        """The surface's time when somebody last looked at it; None: nobody did."""
+        with self.store.reading() as access:
+            rows = access.execute("SELECT now FROM evorank_clocks WHERE surface = ?", self.surface)
+        return datetime.fromisoformat(rows[0][0]) if rows else None
 
     def clock(self, now: datetime, *, was_ahead: bool = False) -> None:
         """Remember the surface's time. ConfigurationError if it went back by more than a minute, unless
@@ -307,6 +332,10 @@ class Schedule(Versions):
                     " ON CONFLICT (surface) DO UPDATE SET now = excluded.now",
                     *(self.surface, wanted),
                 )
+
+
+def _action(row: tuple[Any, ...]) -> Action:
+    return Action(**dict(zip(Action.model_fields, row, strict=True)))
 
 
 def _utc(moment: datetime, field: str) -> str:

@@ -80,6 +80,10 @@ class SqliteStore(Store):
         with self._lock, explained(self.path):
             yield self._access()
 
+    def mark(self) -> str:
+        with self.reading() as access:
+            return str(access.execute("PRAGMA data_version")[0][0])
+
     def close(self) -> None:
         with self._lock:
             self._connection.close()

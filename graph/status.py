@@ -28,9 +28,9 @@ from evorank.surfaces.surface import Surface, open_surface
 from evorank.tools.abtest.plan import naive_utc
 from evorank.tools.holdback import Audit, audit
 
-__all__ = ["Action", "Overview", "audit_launches", "overview", "reorder", "request"]
+__all__ = ["Action", "Overview", "audit_launches", "overview", "refused", "reorder", "request"]
 
-Action = Literal["approve", "abort", "pause", "resume"]
+Action = Literal["approve", "abort", "pause", "resume", "rollback"]
 
 
 class Overview(BaseModel):
@@ -76,30 +76,40 @@ def overview(context: Context) -> Overview:
 
 def request(context: Context, which: str, action: Action, *, by: str, reason: str) -> str:
     """Ask something of an experiment; told in a sentence. ConfigurationError: unknown, or not now."""
-    with _reading(context) as (_, schedule, _, _):
+    with _schedule(context) as schedule:
         entry = _find(schedule, which)
-        if entry.closed_at is not None:
-            raise ConfigurationError(
-                f"experiment {entry.experiment[:8]} has ended; nothing can be asked of it."
-            )
-        if action == "approve" and entry.waiting != "approval":
-            raise ConfigurationError(
-                f"experiment {entry.experiment[:8]} is {entry.phase} and waits for "
-                f"{entry.waiting or 'the next tick'}, not for an approval."
-            )
-        asked = [each.action for each in schedule.pending(entry.experiment)]
-        held = next(
-            (each == "pause" for each in reversed(asked) if each in ("pause", "resume")), entry.paused
-        )
-        if action in ("pause", "resume") and held == (action == "pause"):
-            raise ConfigurationError(f"experiment {entry.experiment[:8]} is {action}d already.")
+        if refusal := refused(schedule, entry, action):
+            raise ConfigurationError(refusal)
         schedule.request(entry.experiment, action, by=by, reason=reason)
         return f"{action} {entry.experiment[:8]}: the next tick does it (python cli.py online tick)"
 
 
+def refused(schedule: Schedule, entry: Entry, action: Action) -> str:
+    """Why an action cannot be asked of an experiment now, in a sentence; "": it can."""
+    name = f"experiment {entry.experiment[:8]}"
+    if action == "rollback":
+        serving = schedule.current()
+        if serving is None or serving.experiment != entry.experiment:
+            return f"{name} is not what serves now; there is nothing to take back."
+        if any(each.experiment == entry.experiment for each in schedule.rollbacks()):
+            return f"somebody asked for the rollback of {name} already."
+        return ""
+    if entry.closed_at is not None:
+        return f"{name} has ended; nothing can be asked of it."
+    if action == "approve" and entry.waiting != "approval":
+        return (
+            f"{name} is {entry.phase} and waits for {entry.waiting or 'the next tick'}, not for an approval."
+        )
+    asked = [each.action for each in schedule.pending(entry.experiment)]
+    held = next((each == "pause" for each in reversed(asked) if each in ("pause", "resume")), entry.paused)
+    if action in ("pause", "resume") and held == (action == "pause"):
+        return f"{name} is {action}d already."
+    return ""
+
+
 def reorder(context: Context, which: str, position: int) -> str:
     """Give a waiting experiment another place in the queue, from 1."""
-    with _reading(context) as (_, schedule, _, _):
+    with _schedule(context) as schedule:
         entry = _find(schedule, which)
         if entry.phase != "proposed":
             raise ConfigurationError(
@@ -145,6 +155,20 @@ def audit_launches(surface: Surface, experiments: list[Experiment], platform: Pl
     first_test = datetime.fromisoformat(min(each.times["live"] for each in experiments if each.started))
     with platform.connect() as connection:
         return audit(connection, online, platform.exposures, since, now, first_test)
+
+
+@contextmanager
+def _schedule(context: Context) -> Iterator[Schedule]:
+    """Of a surface that has one; its platform is not asked for anything."""
+    if open_surface(context.home_path(), context.surface).spec.online is None:
+        raise ConfigurationError(
+            f"surface `{context.surface}` has no live traffic: nothing can be asked of it."
+        )
+    store = Store.open(context.home_path(), context.store)
+    try:
+        yield Schedule(store, context.surface)
+    finally:
+        store.close()
 
 
 @contextmanager

@@ -290,6 +290,10 @@ class Store(ABC):
         """For reading: waits for nobody who writes."""
 
     @abstractmethod
+    def mark(self) -> str:
+        """Another text whenever anybody else has written since, and now and then for nothing. Cheap."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close it; it cannot be used afterwards. Nothing is pending: what was committed is on disk."""
 

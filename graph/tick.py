@@ -169,6 +169,7 @@ def _act(
 ) -> None:
     """Requests of people first, then what is due, then the queue."""
     operations.schedule.clock(operations.platform.now())
+    _roll_back(operations, on_event)
     try:
         operations.refresh(lambda text: on_event({"event": "note", "text": text}), due=True)
     except EvorankError as error:
@@ -182,6 +183,19 @@ def _act(
     if begin:
         _start_next(operations, report, on_event, run)
     _count(operations, report)
+
+
+def _roll_back(operations: Operations, on_event: Callable[[Event], None]) -> None:
+    """Take back the launches that people want taken back. One that is no longer what serves, because this was
+    done before a crash or something else was launched since, is left alone."""
+    for action in operations.schedule.rollbacks():
+        versions = operations.schedule.versions()
+        if versions[-1].experiment == action.experiment:
+            made = next(each.version for each in versions if each.experiment == action.experiment)
+            with suppress(ConfigurationError):  # another tick was quicker
+                version = operations.roll_back(made - 1, by=action.by, reason=action.reason)
+                on_event({"event": "note", "text": f"serving version {version.version}: {version.why}"})
+        operations.schedule.consume(action.id)
 
 
 def _requested(operations: Operations, entry: Entry) -> Signal | None:

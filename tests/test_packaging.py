@@ -70,7 +70,7 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("evorank-*.whl")
 
     shipped = set(zipfile.ZipFile(wheel).namelist())
-    data = [p for p in _tracked() if p.parts[0] in {"personas", "prompts"} and p.suffix in {".md", ".j2"}]
+    data = [p for p in _tracked() if p.parts[0] in {"personas", "prompts", "ui"} and p.suffix != ".py"]
     assert data, "personas and templates are tracked"
     for path in [*data, Path("py.typed"), Path("cli.py")]:
         assert f"evorank/{path}" in shipped

@@ -146,6 +146,42 @@ def test_what_cannot_be_asked_is_refused_and_says_why(live):
         propose(operations, [DELTA[0] | {"value": -1}], why="wrong", by="eve")
 
 
+def test_a_launch_is_taken_back_by_the_next_tick_once_and_only_while_it_serves(live, home):
+    context = live(effect=1.25)
+    operations = open_operations(context)
+    identifier = propose(operations, DELTA, why="a smaller step", by="ada")
+    with pytest.raises(ConfigurationError, match="not what serves"):
+        request(context, identifier, "rollback", by="bob", reason="")
+    days(context, 15)
+    assert operations.schedule.current().experiment == identifier
+    request(context, identifier, "rollback", by="bob", reason="the shop complains")
+    with pytest.raises(ConfigurationError, match="already"):
+        request(context, identifier, "rollback", by="bob", reason="again")
+    assert operations.schedule.current().version == 2
+    tick(context)
+    tick(context)
+    assert [each.version for each in operations.schedule.versions()] == [1, 2, 3]
+    serving = operations.schedule.current()
+    assert serving.why == "rollback to version 1 by bob: the shop complains"
+    assert serving.phi == operations.schedule.versions()[0].phi
+    assert operations.production()["optimizer"]["args"]["lr"] != 0.05
+    assert operations.schedule.rollbacks() == []
+    with pytest.raises(ConfigurationError, match="not what serves"):
+        request(context, identifier, "rollback", by="bob", reason="")
+
+
+def test_a_rollback_that_was_done_before_a_crash_is_not_done_again(live):
+    context = live(effect=1.25)
+    operations = open_operations(context)
+    identifier = propose(operations, DELTA, why="a smaller step", by="ada")
+    days(context, 15)
+    request(context, identifier, "rollback", by="bob", reason="")
+    operations.roll_back(1, by="bob", reason="")  # the tick died before it consumed the request
+    tick(context)
+    assert operations.schedule.current().version == 3
+    assert operations.schedule.rollbacks() == []
+
+
 def test_a_live_test_that_is_aborted_gives_its_traffic_back(live):
     context = live(effect=1.25)
     identifier = propose(open_operations(context), DELTA, why="a smaller step", by="ada")

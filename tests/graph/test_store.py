@@ -51,6 +51,16 @@ def test_a_transaction_is_whole_or_not_at_all(open_store):
     assert clocks(other) == [("two",)]
 
 
+def test_the_mark_is_another_after_somebody_wrote_and_stays_while_people_read(open_store):
+    store, other = open_store(), open_store()
+    before = store.mark()
+    clocks(other)
+    assert store.mark() == before
+    note(other, "one")
+    assert store.mark() != before
+    assert store.mark() == store.mark()
+
+
 def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it_and_no_lock(open_store, another):
     process = another("half")
     assert process.answer() == "inside"

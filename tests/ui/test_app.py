@@ -1,0 +1,163 @@
+"""Every view of a home in which both loops ran: it renders, links lead somewhere, nothing is markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import duckdb
+import pytest
+from lived import HOSTILE, TOKEN
+
+pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
+
+from starlette.testclient import TestClient
+
+from evorank.ui.app import VIEWS, create_app
+
+PORT = 8765
+ALLOWED = {"/static/htmx.min.js", "/static/page.js"}
+
+
+@pytest.fixture(scope="module")
+def client(source):
+    app = create_app(source, TOKEN, PORT, "ada")
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    return TestClient(app, base_url=f"http://127.0.0.1:{PORT}", headers=headers)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: scripts, links, ids, inline code, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.scripts, self.links, self.ids, self.inline, self.words = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "script":
+            self.scripts.append(given.get("src"))
+        if "id" in given:
+            self.ids.append(given["id"])
+        self.links += [
+            given[name] for name in ("href", "src", "action", "hx-get", "hx-post") if given.get(name)
+        ]
+        self.inline += [name for name in given if name.startswith("on") or name == "style"]
+        if tag in ("img", "iframe", "style"):
+            self.inline.append(tag)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def opened(client, path: str, status: int = 200) -> Page:
+    answer = client.get(path)
+    assert answer.status_code == status, (path, answer.text[-2000:])
+    page = Page(answer.text)
+    assert set(page.scripts) <= ALLOWED, page.scripts
+    assert page.inline == []
+    assert len(page.ids) == len(set(page.ids)), "ids must be unique: parts of a page are replaced by id"
+    assert "None" not in page.text
+    return page
+
+
+@pytest.mark.parametrize("path", [path for path, _ in VIEWS])
+def test_each_view_renders_and_all_its_links_lead_somewhere(client, path):
+    page = opened(client, path)
+    assert "tiny" in page.text
+    for link in {link for link in page.links if link.startswith("/") and link != "/events"}:
+        answer = client.get(link)
+        assert answer.status_code in (200, 405), link
+
+
+def test_every_attempt_and_every_live_test_has_its_page(client, source):
+    found = source.snapshot()
+    assert {each.outcome for each in found.attempts} >= {"better", "worse"}
+    for attempt in found.attempts:
+        page = opened(client, f"/attempts/{attempt.id}")
+        assert attempt.reason.split(":")[0] in page.text
+        assert "optimizer." in page.text or "architecture." in page.text
+    assert {each.result for each in found.experiments} == {"launched", "rejected", "aborted", None}
+    for experiment in found.experiments:
+        page = opened(client, f"/experiments/{experiment.id}")
+        assert experiment.id[:8] in page.text
+
+
+def test_what_people_and_models_wrote_is_text_and_never_markup(client, source):
+    hostile = [each for each in source.snapshot().experiments if "owned" in each.hypothesis + each.reason]
+    assert len(hostile) == 2
+    for each in hostile:
+        for path in (f"/experiments/{each.id}", "/experiments", "/"):
+            opened(client, path)
+        assert HOSTILE in opened(client, f"/experiments/{each.id}").text
+
+
+def test_a_launch_is_told_with_its_rule_its_effects_and_its_days(client, source):
+    launched = next(each for each in source.snapshot().experiments if each.result == "launched")
+    page = opened(client, f"/experiments/{launched.id}")
+    for told in ("superior_and_safe", "visits", "dislikes", "margin", "equal arms", "completed", "Roll back"):
+        assert told in page.text, told
+
+
+def test_a_test_that_waits_for_a_person_is_on_the_first_page_and_can_be_approved(client, source):
+    (waiting,) = [each for each in source.snapshot().entries if each.waiting == "approval"]
+    assert "Waits for a person" in opened(client, "/").text
+    page = opened(client, f"/experiments/{waiting.experiment}")
+    assert "Approve" in page.text
+    assert "Abort" in page.text
+    assert "Resume" not in page.text
+
+
+def test_a_surface_without_live_traffic_shows_what_it_has(tmp_path, attempt, source_of):
+    client = TestClient(
+        create_app(source_of([attempt(0, gain=0.01, outcome="better")]), TOKEN, PORT, "ada"),
+        base_url=f"http://127.0.0.1:{PORT}",
+        headers={"authorization": f"Bearer {TOKEN}"},
+    )
+    for path, _ in VIEWS:
+        assert "simulated" in opened(client, path).text
+    assert "no live traffic" in opened(client, "/").text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/attempts/00000000-0000-0000-0000-000000000000", 404),
+        ("/experiments/00000000", 404),
+        ("/?surface=nowhere", 404),
+        ("/journal?page=zero", 422),
+        ("/journal?sort=sideways", 422),
+        ("/progress?until=soon", 422),
+        ("/compare?by=colour", 422),
+        ("/journal/export.exe", 404),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_so(client, path, status):
+    opened(client, path, status)
+
+
+def test_the_table_is_exported_as_it_is_filtered(client, source, tmp_path):
+    wanted = [each for each in source.snapshot().attempts if each.persona == "optimizer"]
+    lines = client.get("/journal/export.jsonl?persona=optimizer").text.splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {each.id for each in wanted}
+    for ending in ("csv", "parquet"):
+        answer = client.get(f"/journal/export.{ending}?persona=optimizer")
+        assert f'filename="tiny-journal.{ending}"' in answer.headers["content-disposition"]
+        (tmp_path / f"out.{ending}").write_bytes(answer.content)
+        counted = duckdb.connect().execute(f"SELECT count(*) FROM '{tmp_path}/out.{ending}'").fetchone()
+        assert counted == (len(wanted),)
+    assert client.get("/journal/export.csv?persona=reward").status_code == 409
+
+
+def test_the_page_names_every_part_that_it_replaces(client):
+    for path, _ in VIEWS:
+        text = client.get(path).text
+        (live,) = re.findall(r'hx-select-oob="([^"]*)"', text)
+        assert live
+        assert {each.removeprefix("#") for each in live.split(",")} <= set(Page(text).ids), path

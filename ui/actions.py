@@ -1,0 +1,52 @@
+"""actions: what people ask on the page. Each is a row that the next tick acts on, once, with who and when.
+
+Nothing here touches a running process, so it does not matter whether one runs.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from evorank.graph.context import Context
+from evorank.graph.schedule import Schedule
+from evorank.graph.status import Action, refused, request
+from evorank.model.errors import ConfigurationError
+from evorank.ui.source import Source
+from evorank.ui.views.common import View
+from evorank.ui.views.experiment import ACTIONS
+
+__all__ = ["Asked", "Said", "ask", "possible"]
+
+
+class Asked(View):
+    """What somebody asks of a live test."""
+
+    action: Action
+    by: str = Field(min_length=1, max_length=100, description="Who asks, for the journal")
+    reason: str = Field(default="", max_length=500, description="Why; needed to abort and to roll back")
+
+
+class Said(View):
+    """What comes of it, in a sentence."""
+
+    said: str
+
+
+def ask(source: Source, surface: str, experiment: str, asked: Asked) -> Said:
+    """Write it down. ConfigurationError: no such live test, or it cannot be asked of it now."""
+    if asked.action in ("abort", "rollback") and not asked.reason.strip():
+        raise ConfigurationError(f"`reason` is needed to {asked.action}: the journal keeps why.")
+    context = Context(surface=surface, home=str(source.home), store=source.context.store)
+    return Said(said=request(context, experiment, asked.action, by=asked.by, reason=asked.reason.strip()))
+
+
+def possible(source: Source, surface: str, experiment: str) -> list[str]:
+    """What could be asked of a live test now."""
+    schedule = Schedule(source.store, surface)
+    entry = source.snapshot(surface).entry_of.get(experiment)
+    if entry is None:
+        return []
+    actions: tuple[Action, ...] = ("approve", "resume", "pause", "abort", "rollback")
+    assert set(actions) == set(ACTIONS)
+    asked = {each.action for each in source.snapshot(surface).asked.get(experiment, ())}
+    return [each for each in actions if each not in asked and not refused(schedule, entry, each)]

@@ -1,0 +1,291 @@
+"""app: the page as a FastAPI application: a route for each view, and the JSON API beside it (`api.py`)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+from urllib.parse import parse_qs, urlencode
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ValidationError
+from starlette.background import BackgroundTask
+from starlette.middleware.gzip import GZipMiddleware
+
+from evorank.graph.export import FORMATS, export
+from evorank.model.errors import ConfigurationError, EvorankError
+from evorank.ui import api, events
+from evorank.ui.actions import Asked, ask, possible
+from evorank.ui.guard import Guard, is_token
+from evorank.ui.render import STATIC, environment
+from evorank.ui.source import Snapshot, Source
+from evorank.ui.views.attempt import attempt_view
+from evorank.ui.views.compare import By, Comparison, compare
+from evorank.ui.views.experiment import experiment_view
+from evorank.ui.views.journal import Query, experiments, journal, matching
+from evorank.ui.views.lineage import lineage
+from evorank.ui.views.overview import audit_view, overview
+from evorank.ui.views.progress import Filter, progress
+
+__all__ = ["create_app"]
+
+VIEWS = (
+    ("/", "Overview"),
+    ("/progress", "Progress"),
+    ("/journal", "Journal"),
+    ("/experiments", "Live tests"),
+    ("/lineage", "Lineage"),
+    ("/compare", "Compare"),
+)
+
+
+class NotFoundError(EvorankError):
+    """There is no such record."""
+
+
+class UnreadError(EvorankError):
+    """An address that cannot be understood."""
+
+
+def create_app(source: Source, token: str, port: int, user: str = "somebody") -> FastAPI:
+    """The whole page on one home. `token`: what an action must bring; `user`: who acts, unless they say
+    otherwise."""
+    app = FastAPI(
+        title="evorank",
+        summary="What a self-evolving recommender did and does",
+        version="1",
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    pages = Pages(source, token, user)
+    app.include_router(api.router(source, token))
+    app.mount("/static", Cached(directory=STATIC))
+    for path, view in (
+        ("/", pages.overview),
+        ("/audit", pages.audit),
+        ("/progress", pages.progress),
+        ("/journal", pages.journal),
+        ("/journal/export.{ending}", pages.export),
+        ("/attempts/{identifier}", pages.attempt),
+        ("/experiments", pages.experiments),
+        ("/experiments/{identifier}", pages.experiment),
+        ("/lineage", pages.lineage),
+        ("/compare", pages.compare),
+        ("/events", pages.events),
+    ):
+        app.add_api_route(path, view, methods=["GET"], include_in_schema=False, response_model=None)
+    app.add_api_route(
+        "/experiments/{identifier}/actions", pages.act, methods=["POST"], include_in_schema=False,
+        response_model=None,
+    )  # fmt: skip
+
+    @app.exception_handler(EvorankError)
+    def explain(request: Request, error: EvorankError) -> Response:
+        status = {NotFoundError: 404, UnreadError: 422, ConfigurationError: 409}.get(type(error), 500)
+        return pages.problem(request, status, str(error))
+
+    app.add_middleware(GZipMiddleware, minimum_size=2000)
+    app.add_middleware(Guard, token=token, port=port)
+    return app
+
+
+class Cached(StaticFiles):
+    """Files that change only with the package: the browser asks whether they did."""
+
+    def file_response(self, *args: Any, **named: Any) -> Response:
+        answer = super().file_response(*args, **named)
+        answer.headers["cache-control"] = "no-cache"
+        return answer
+
+
+class Pages:
+    """The views as HTML."""
+
+    def __init__(self, source: Source, token: str, user: str) -> None:
+        self.source, self.token, self.user = source, token, user
+
+    def overview(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        live = ["numbers", "now", "rates", "recent"]
+        online = bool(found.spec and found.spec.online)
+        return self._page(request, "overview", overview(found), found, live + ["waiting", "tests"] * online)
+
+    def audit(self, request: Request) -> Response:
+        """A part of the overview that asks the platform, so the rest does not wait for it."""
+        found = self._snapshot(request)
+        view, problem = None, ""
+        try:
+            audit = self.source.audit(found.surface)
+            view = audit_view(audit, found) if audit else None
+        except EvorankError as error:
+            problem = str(error)
+        return self._html("audit", view=view, problem=problem)
+
+    def progress(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        given = _given(request)
+        by = given.get("by", "persona")
+        if by not in ("persona", "category", "model"):
+            raise UnreadError(f"`by` must be persona, category or model, got {by!r}.")
+        until = given.get("until")
+        if until is not None and not until.isdecimal():
+            raise UnreadError(f"`until` must be a number, got {until!r}.")
+        view = progress(found, _parse(Filter, given), int(until) if until else None, by)  # type: ignore[arg-type]
+        return self._page(request, "progress", view, found, ["charts", "groups"])
+
+    def journal(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        query = _parse(Query, _given(request))
+
+        def link(ending: str) -> str:
+            asked = query.model_dump(exclude={"page", "per"}, exclude_none=True, exclude_defaults=True)
+            return f"/journal/export.{ending}?{urlencode({'surface': found.surface} | asked)}"
+
+        return self._page(
+            request, "journal", journal(found, query), found, ["table"], now=found.at, export=link
+        )
+
+    def export(self, request: Request, ending: str) -> Response:
+        """All that the table would show, as a file."""
+        if f".{ending}" not in FORMATS:
+            raise NotFoundError(f"the journal is exported as csv, parquet or jsonl, not as {ending!r}.")
+        found = self._snapshot(request)
+        folder = tempfile.TemporaryDirectory()
+        out = Path(folder.name) / f"{found.surface}-journal.{ending}"
+        try:
+            export(matching(found, _parse(Query, _given(request))), out)
+        except BaseException:
+            folder.cleanup()
+            raise
+        return FileResponse(out, filename=out.name, background=BackgroundTask(folder.cleanup))
+
+    def attempt(self, request: Request, identifier: str) -> Response:
+        found, attempt = _found(self._snapshot(request), "attempt", identifier)
+        view = attempt_view(attempt, found, lambda mark: self.source.phi(found.surface, mark))
+        return self._page(request, "attempt", view, found, [], here="/journal", now=found.at)
+
+    def experiments(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        return self._page(request, "experiments", experiments(found), found, ["table"])
+
+    def experiment(self, request: Request, identifier: str) -> Response:
+        found, experiment = _found(self._snapshot(request), "live test", identifier)
+        actions = possible(self.source, found.surface, experiment.id)
+        view = experiment_view(experiment, found, actions)
+        live = ["state", "buttons", "decision", "effects", *(["time"] if view.series else [])]
+        return self._page(request, "experiment", view, found, live, here="/experiments")
+
+    async def act(self, request: Request, identifier: str) -> Response:
+        """A form's action. The answer is a sentence for the page, or the page again where no script asked."""
+        given = {
+            name: values[-1]
+            for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()
+        }
+        if not is_token(given.get("token"), self.token):
+            return self._html("said", status=403, said="", problem="The token is wrong; nothing was asked.")
+        surface = given.get("surface") or self.source.context.surface
+        try:
+            asked = _parse(Asked, {name: given[name] for name in Asked.model_fields if name in given})
+            told = ask(self.source, surface, identifier, asked).said
+        except EvorankError as error:
+            return self._html("said", status=409, said="", problem=str(error))
+        if "hx-request" in request.headers:
+            return self._html("said", said=told, problem="")
+        return RedirectResponse(f"/experiments/{identifier}?{urlencode({'surface': surface})}", 303)
+
+    def lineage(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        return self._page(request, "lineage", lineage(found), found, ["graph", "walk"])
+
+    def compare(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        given = _given(request)
+        view = compared(self.source, found, given.get("by", "persona"), given.get("a"), given.get("b"))
+        metrics = sorted({metric for side in view.sides for metric in side.candidates})
+        return self._page(request, "compare", view, found, ["sides"], metrics=metrics)
+
+    async def events(self) -> Response:
+        return StreamingResponse(events.stream(self.source.mark), media_type="text/event-stream")
+
+    def problem(self, request: Request, status: int, said: str) -> Response:
+        if request.url.path.startswith("/api/"):
+            return api.problem(status, said)
+        title = {404: "Not here", 409: "Not now", 422: "Not understood"}.get(status, "Something went wrong")
+        return self._html("problem", status=status, title=title, said=said)
+
+    # -- what they share
+
+    def _snapshot(self, request: Request) -> Snapshot:
+        try:
+            return self.source.snapshot(request.query_params.get("surface") or None)
+        except ConfigurationError as error:
+            raise NotFoundError(str(error)) from error
+
+    def _page(
+        self, request: Request, template: str, view: BaseModel, found: Snapshot, live: list[str], **more: Any
+    ) -> Response:
+        chosen = {"surface": found.surface} if found.surface != self.source.context.surface else {}
+
+        def href(path: str, **query: Any) -> str:
+            asked = chosen | {key: value for key, value in query.items() if value is not None}
+            return f"{path}?{urlencode(asked)}" if asked else path
+
+        def here_with(**changed: Any) -> str:
+            asked = _given(request) | {key: str(value) for key, value in changed.items()}
+            return f"{request.url.path}?{urlencode(asked)}"
+
+        given: dict[str, Any] = {
+            "view": view,
+            "views": VIEWS,
+            "name": dict(VIEWS).get(request.url.path, ""),
+            "here": request.url.path,
+            "surfaces": found.surfaces,
+            "href": href,
+            "here_with": here_with,
+            "live": [f"#{each}" for each in live],
+            "attempt_link": lambda identifier: href(f"/attempts/{identifier}"),
+            "experiment_link": lambda identifier: href(f"/experiments/{identifier}"),
+            "token": self.token,
+            "user": self.user,
+        }
+        return self._html(template, **(given | more))
+
+    def _html(self, template: str, status: int = 200, **given: Any) -> Response:
+        return HTMLResponse(environment().get_template(f"{template}.html.j2").render(**given), status)
+
+
+def compared(source: Source, found: Snapshot, by: str, one: str | None, two: str | None) -> Comparison:
+    """The two sides that an address names."""
+    if by not in get_args(By):
+        raise UnreadError(f"`by` must be one of {', '.join(get_args(By))}, got {by!r}.")
+    chosen = [each for each in (one, two) if each]
+    return compare(found, cast(By, by), chosen, source.snapshot)
+
+
+def _given(request: Request) -> dict[str, str]:
+    """What the address asks for. A field that was left empty was not asked for."""
+    return {name: value for name, value in request.query_params.items() if value != ""}
+
+
+def _parse(kind: type[Any], given: Mapping[str, str]) -> Any:
+    try:
+        return kind.model_validate({name: given[name] for name in kind.model_fields if name in given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UnreadError(f"`{name}`: {first['msg']}, got {first['input']!r}.") from error
+
+
+def _found(snapshot: Snapshot, kind: str, identifier: str) -> tuple[Snapshot, Any]:
+    """A record by its id or the beginning of one."""
+    known: Mapping[str, Any] = snapshot.attempt_of if kind == "attempt" else snapshot.experiment_of
+    if identifier in known:
+        return snapshot, known[identifier]
+    found = [each for name, each in known.items() if len(identifier) >= 8 and name.startswith(identifier)]
+    if len(found) != 1:
+        raise NotFoundError(f"surface {snapshot.surface!r} has no {kind} {identifier!r}.")
+    return snapshot, found[0]
