@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 from urllib.parse import parse_qs, urlencode
@@ -50,9 +50,15 @@ class UnreadError(EvorankError):
     """An address that cannot be understood."""
 
 
-def create_app(source: Source, token: str, port: int, user: str = "somebody") -> FastAPI:
+def create_app(
+    source: Source,
+    token: str,
+    port: int,
+    user: str = "somebody",
+    ending: Callable[[], bool] = lambda: False,
+) -> FastAPI:
     """The whole page on one home. `token`: what an action must bring; `user`: who acts, unless they say
-    otherwise."""
+    otherwise; `ending`: whether the server is about to end, so that nobody is kept listening."""
     app = FastAPI(
         title="evorank",
         summary="What a self-evolving recommender did and does",
@@ -61,7 +67,7 @@ def create_app(source: Source, token: str, port: int, user: str = "somebody") ->
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    pages = Pages(source, token, user)
+    pages = Pages(source, token, user, ending)
     app.include_router(api.router(source, token))
     app.mount("/static", Cached(directory=STATIC))
     for path, view in (
@@ -105,8 +111,8 @@ class Cached(StaticFiles):
 class Pages:
     """The views as HTML."""
 
-    def __init__(self, source: Source, token: str, user: str) -> None:
-        self.source, self.token, self.user = source, token, user
+    def __init__(self, source: Source, token: str, user: str, ending: Callable[[], bool]) -> None:
+        self.source, self.token, self.user, self.ending = source, token, user, ending
 
     def overview(self, request: Request) -> Response:
         found = self._snapshot(request)
@@ -185,6 +191,7 @@ class Pages:
             name: values[-1]
             for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()
         }
+        scripted = "hx-request" in request.headers
         if not is_token(given.get("token"), self.token):
             return self._html("said", status=403, said="", problem="The token is wrong; nothing was asked.")
         surface = given.get("surface") or self.source.context.surface
@@ -192,8 +199,9 @@ class Pages:
             asked = _parse(Asked, {name: given[name] for name in Asked.model_fields if name in given})
             told = ask(self.source, surface, identifier, asked).said
         except EvorankError as error:
-            return self._html("said", status=409, said="", problem=str(error))
-        if "hx-request" in request.headers:
+            # To a script it is an answer; a status of its own would be an error in the browser's console.
+            return self._html("said", status=200 if scripted else 409, said="", problem=str(error))
+        if scripted:
             return self._html("said", said=told, problem="")
         return RedirectResponse(f"/experiments/{identifier}?{urlencode({'surface': surface})}", 303)
 
@@ -209,7 +217,7 @@ class Pages:
         return self._page(request, "compare", view, found, ["sides"], metrics=metrics)
 
     async def events(self) -> Response:
-        return StreamingResponse(events.stream(self.source.mark), media_type="text/event-stream")
+        return StreamingResponse(events.stream(self.source.mark, self.ending), media_type="text/event-stream")
 
     def problem(self, request: Request, status: int, said: str) -> Response:
         if request.url.path.startswith("/api/"):

@@ -20,11 +20,12 @@ EVERY, AT_MOST, ANYWAY = 0.25, 0.5, 20.0
 so that silence is seen."""
 
 
-async def stream(mark: Callable[[], str]) -> AsyncIterator[str]:
-    """Events until the listener goes away. `mark`: another text whenever something has changed."""
+async def stream(mark: Callable[[], str], ending: Callable[[], bool]) -> AsyncIterator[str]:
+    """Events until the listener goes away, or the server does (`ending`). `mark`: another text whenever
+    something has changed."""
     seen, told = await run_in_threadpool(mark), time.monotonic()
     yield "retry: 1000\n\n"
-    while True:
+    while not ending():
         await asyncio.sleep(EVERY)
         now, age = await run_in_threadpool(mark), time.monotonic() - told
         if (now != seen and age >= AT_MOST) or age >= ANYWAY:

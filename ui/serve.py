@@ -34,12 +34,13 @@ def serve(context: Context, port: int | None, tell: Callable[[str, str], None]) 
         with _listening(port) as listening:
             chosen: int = listening.getsockname()[1]
             token = secrets.token_urlsafe(24)
-            app = create_app(source, token, chosen, _user())
+            app = create_app(source, token, chosen, _user(), lambda: server.should_exit)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
             )
+            server = uvicorn.Server(config)
             tell(f"http://127.0.0.1:{chosen}/?token={token}", source.store.name)
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
     finally:
         source.close()
 

@@ -1,4 +1,4 @@
-"""What a run tells other processes of itself while it runs, and how one that hangs or died looks from there."""
+"""What a run tells other processes of itself, and how one that hangs or died looks from there."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def serving(home: Path, surface: str = "tiny"):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        app = create_app(source, TOKEN, port, "ada")
+        app = create_app(source, TOKEN, port, "ada", lambda: server.should_exit)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -31,6 +31,11 @@ document.addEventListener("htmx:oobAfterSwap", () => {
   focused = null;
 });
 
+// What was asked is in the journal now; the next decision has reasons of its own.
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful && event.detail.elt.matches("form.act")) event.detail.elt.elements.reason.value = "";
+});
+
 // Clocks: what is said of a time goes on between two events, so that what hangs is seen to hang.
 function since(seconds) {
   if (seconds < 10) return seconds.toFixed(1) + " s";
