@@ -16,7 +16,7 @@ import typer
 from evorank.cli_journal import app as journal_app
 from evorank.cli_online import app as online_app
 from evorank.cli_steer import app as steer_app
-from evorank.cli_ui import ui
+from evorank.cli_ui import report, ui
 from evorank.terminal import Home, Json, console, errors_are_one_line, home_path, print_json
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ app.add_typer(surface_app, name="surface")
 app.add_typer(online_app, name="online")
 app.add_typer(steer_app, name="steer")
 app.command()(ui)
+app.command()(report)
 
 BUDGET_SPENT, INTERRUPTED = 3, 130
 MAY_CHANGE = ("executor", "address", "workers", "allow_degraded", "max_usd", "max_tokens", "max_minutes")

@@ -85,6 +85,23 @@ class Spending:
         calls = [Call.model_validate_json(data) for (data,) in rows]
         return [call for call in calls if step is None or call.step == step]
 
+    def catch_up(self, known: dict[str, Call]) -> None:
+        """Add to id -> call what is not there yet, of all runs, in the order of the answers; reads what is
+        new, and everything where a clock that is behind has written."""
+        newest = max((call.at for call in known.values()), default="")
+        with self.store.reading() as access:
+            ((count,),) = access.execute("SELECT count(*) FROM evorank_calls WHERE surface = ?", self.surface)
+            if count == len(known):
+                return
+            for since in (newest, ""):
+                rows = access.execute(
+                    "SELECT id, data FROM evorank_calls WHERE surface = ? AND at >= ? ORDER BY at, id",
+                    *(self.surface, since),
+                )
+                known |= {mark: Call.model_validate_json(data) for mark, data in rows if mark not in known}
+                if len(known) >= count:
+                    return
+
     def total(self, run: str | None) -> Usage:
         """What a run has cost so far: as this process knows it, since no other carries the run out."""
         with self._lock:

@@ -105,7 +105,9 @@ def router(source: Source, token: str) -> APIRouter:
         record = found.attempt_of.get(identifier)
         if record is None:
             raise HTTPException(404, f"surface {found.surface!r} has no attempt {identifier!r}.")
-        return attempts.attempt_view(record, found, lambda mark: source.phi(found.surface, mark))
+        return attempts.attempt_view(
+            record, found, lambda mark: source.phi(found.surface, mark), source.recorded(record)
+        )
 
     @made.get("/experiments")
     def experiments(found: here) -> journals.Experiments:

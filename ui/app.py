@@ -116,7 +116,7 @@ class Pages:
 
     def overview(self, request: Request) -> Response:
         found = self._snapshot(request)
-        live = ["numbers", "now", "rates", "recent"]
+        live = ["numbers", "now", "rates", "spent", "recent"]
         online = bool(found.spec and found.spec.online)
         return self._page(request, "overview", overview(found), found, live + ["waiting", "tests"] * online)
 
@@ -171,7 +171,9 @@ class Pages:
 
     def attempt(self, request: Request, identifier: str) -> Response:
         found, attempt = _found(self._snapshot(request), "attempt", identifier)
-        view = attempt_view(attempt, found, lambda mark: self.source.phi(found.surface, mark))
+        view = attempt_view(
+            attempt, found, lambda mark: self.source.phi(found.surface, mark), self.source.recorded(attempt)
+        )
         return self._page(request, "attempt", view, found, [], here="/journal", now=found.at)
 
     def experiments(self, request: Request) -> Response:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from evorank.graph.state import Usage
 from evorank.ui import charts, effects
 from evorank.ui.svg import signed
 from evorank.ui.tree import tree
@@ -45,7 +46,9 @@ def environment() -> Environment:
         words=words,
         highlighted=highlighted,
         interval=charts.interval_text,
-        usd=usd,
+        price=price,
+        md=markdown,
+        code=code_span,
         amount=amount,
     )
     made.globals.update(charts=charts, effects=effects, tree=tree)
@@ -69,8 +72,12 @@ def amount(value: float | None) -> str:
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.5g}").replace("-", "−")
 
 
-def usd(value: float | None) -> str:
-    return "not reported" if value is None else f"${value:,.2f}" if value >= 0.01 or not value else "<$0.01"
+def price(usage: Usage) -> str:
+    """In dollars, with how many answers are not in it. Nothing asked costs nothing; not reported is not 0."""
+    if usage.usd is None:
+        return "not reported" if usage.calls else "nothing"
+    shown = f"${usage.usd:,.2f}" if usage.usd >= 0.01 or not usage.usd else "under $0.01"
+    return f"{shown} and {usage.unpriced} answers without a price" if usage.unpriced else shown
 
 
 def seconds(value: float | timedelta | None) -> str:
@@ -92,6 +99,27 @@ def seconds(value: float | timedelta | None) -> str:
 def short(identifier: str) -> str:
     """The beginning of an id, enough to tell it from others and to give to a command."""
     return identifier[:8]
+
+
+def markdown(said: str) -> str:
+    """Text that stays text in Markdown: no markup, no end of a cell, nobody mentioned, nothing linked."""
+    line = " ".join(str(said).split())
+    for mark in "\\`*_{}[]|~$":
+        line = line.replace(mark, f"\\{mark}")
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("@", "@\u200b").replace("#", "#\u200b").replace("://", ":\u200b//")
+
+
+def code_span(said: str, cell: bool = False) -> str:
+    """Code within a line of Markdown, fenced by more backticks than it holds. `cell`: of a table."""
+    line = " ".join(str(said).split())
+    line = line.replace("|", "\\|") if cell else line
+    if not line:
+        return "nothing"
+    fence = "`"
+    while fence in line:
+        fence += "`"
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
 
 
 def day(moment: datetime | None) -> str:

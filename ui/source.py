@@ -19,8 +19,10 @@ from evorank.graph.activity import Activity, read_activity
 from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas
 from evorank.graph.journal import Journal
+from evorank.graph.recording import Line, read_step
 from evorank.graph.runs import Plan
 from evorank.graph.schedule import Action, Entry, Schedule, Version
+from evorank.graph.spending import Call, Spending
 from evorank.graph.state import Attempt, Experiment
 from evorank.graph.status import audit_launches
 from evorank.graph.store import Store
@@ -69,6 +71,8 @@ class Snapshot:
     runs: Sequence[Run] = ()
     """Oldest first."""
     ideas: int = 0
+    calls: Sequence[Call] = ()
+    """Every question to a chat model."""
     home: str = ""
     store: str = ""
     texts: dict[str, str] = field(default_factory=dict)
@@ -117,6 +121,7 @@ class Source:
         self._lock = threading.RLock()
         self._kept: dict[str, tuple[str, Snapshot]] = {}
         self._runs: dict[Path, tuple[tuple[float, ...], Run | None]] = {}
+        self._calls: dict[str, dict[str, Call]] = {}
         self._texts: dict[str, str] = {}
         self._audits: dict[str, tuple[object, Audit | None]] = {}
 
@@ -186,6 +191,13 @@ class Source:
             return None
         return production if fingerprint(production) == mark else None
 
+    def recorded(self, attempt: Attempt) -> list[Line]:
+        """What was asked of chat models for it and answered; empty where its run was not recorded, or the
+        recording is not where it was."""
+        run = next((run for run in self.snapshot(attempt.surface).runs if run.name == attempt.run), None)
+        path = run.plan.context.get("record") if run else None
+        return read_step(Path(path), attempt.step) if path else []
+
     # -- how it is read
 
     def _read(self, name: str) -> Snapshot:
@@ -211,6 +223,7 @@ class Source:
             versions=schedule.versions(),
             runs=[run for run in runs if run.plan.context.get("surface") == name],
             ideas=len(Ideas(self.store, name).waiting()),
+            calls=self._spent(name),
             home=str(self.home),
             store=self.store.name,
             texts=self._texts,
@@ -223,6 +236,11 @@ class Source:
         return found + [
             Experiment.model_validate(each.data) for each in entries if each.experiment not in known
         ]
+
+    def _spent(self, name: str) -> list[Call]:
+        known = self._calls.setdefault(name, {})
+        Spending(self.store, name).catch_up(known)
+        return list(known.values())
 
     def _file(self, name: str) -> Path:
         return surface_folder(self.home, name) / "surface.toml"

@@ -148,11 +148,10 @@ def text(x: float, y: float, said: object, class_: str, anchor: str | None = Non
 
 def group(content: Iterable[str], tip: str | None = None, href: str | None = None) -> Markup:
     """What belongs together: says `tip` where it is pointed at, and is a link of that name with `href`."""
-    inside = "".join(content)
+    inside = "".join(content) + (f"<title>{escape(tip)}</title>" if tip else "")
     if href is None:
-        return Markup(f"<g{attributes({'class_': 'pick', 'data_tip': tip})}>{inside}</g>")
-    named = {"class_": "pick", "href": href, "data_tip": tip, "aria_label": tip}
-    return Markup(f"<a{attributes(named)}>{inside}</a>")
+        return Markup(f'<g class="pick">{inside}</g>')
+    return Markup(f"<a{attributes({'class_': 'pick', 'href': href})}>{inside}</a>")
 
 
 def figure(

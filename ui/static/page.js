@@ -53,10 +53,16 @@ setInterval(() => {
 // Tooltips of charts: by mouse and by keyboard.
 const tip = document.getElementById("tip");
 function show(event) {
-  const mark = event.target.closest?.("[data-tip]");
-  tip.hidden = !mark;
+  const mark = event.target.closest?.(".pick");
+  tip.hidden = true;
   if (!mark) return;
-  tip.textContent = mark.dataset.tip;
+  const title = mark.querySelector(":scope > title"); // the browser would show it as well, a second later
+  if (title) {
+    mark.setAttribute("aria-label", title.textContent);
+    title.remove();
+  }
+  tip.textContent = mark.getAttribute("aria-label");
+  tip.hidden = !tip.textContent;
   const place = mark.getBoundingClientRect();
   const left = Math.min(Math.max(8, place.x + place.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
   const above = place.y - tip.offsetHeight - 8;

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
-from evorank.graph.state import Attempt, Imported, Origin
+from evorank.graph.recording import Line
+from evorank.graph.state import Attempt, Imported, Origin, Usage
 from evorank.model.system import Phi
 from evorank.ui.source import Snapshot
-from evorank.ui.views.common import AttemptLine, Cost, View, attempt_line, cost
+from evorank.ui.views.common import AttemptLine, View, attempt_line
 from evorank.ui.views.difference import Difference, side_by_side
 
 __all__ = ["AttemptView", "Code", "FindingLine", "Measured", "Query", "attempt_view"]
@@ -33,6 +34,26 @@ class Query(View):
     columns: list[str]
     rows: list[list[str]]
     error: str | None
+
+
+class Message(View):
+    """One message of a prompt."""
+
+    role: str
+    content: str
+
+
+class Exchange(View):
+    """A question to a chat model, and its answer."""
+
+    role: str = Field(description="What was asked for: think, code, review ...")
+    persona: str
+    model: str
+    form: str = Field(description="The form that the answer had to have")
+    prompt: list[Message]
+    answer: str
+    failure: str = Field(description="What the provider said, where it did not answer")
+    usage: Usage
 
 
 class Code(View):
@@ -77,15 +98,21 @@ class AttemptView(View):
     curves: dict[str, list[tuple[float, float]]] = Field(
         description="`candidate` and `production`: rows seen, mean training loss"
     )
-    cost: Cost
+    cost: Usage
+    exchanges: list[Exchange] = Field(
+        description="What was asked of chat models and answered, where the run was recorded"
+    )
     children: list[AttemptLine] = Field(description="Attempts that began at this one's Φ")
     phi: dict[str, Any] | None
 
 
 def attempt_view(
-    attempt: Attempt, snapshot: Snapshot, phi: Callable[[str], Phi | None] | None = None
+    attempt: Attempt,
+    snapshot: Snapshot,
+    phi: Callable[[str], Phi | None] | None = None,
+    recorded: Sequence[Line] = (),
 ) -> AttemptView:
-    """`phi`: the Φ with a fingerprint, where the snapshot does not have it."""
+    """`phi`: the Φ with a fingerprint, where the snapshot does not have it; `recorded`: its calls."""
     find = phi or snapshot.phi_of.get
     comparison = attempt.comparison or {}
     children = [
@@ -126,7 +153,8 @@ def attempt_view(
             arm: [(float(rows), float(loss)) for rows, loss in points]
             for arm, points in (comparison.get("curves") or {}).items()
         },
-        cost=cost([attempt.usage]),
+        cost=attempt.usage,
+        exchanges=[exchange(line) for line in recorded],
         children=children,
         phi=attempt.phi,
     )
@@ -171,6 +199,23 @@ def _code(attempt: Attempt) -> list[Code]:
             name = str(change["path"]).split("/")[-2]
             found.append(Code(name=name, kind="", source=value))
     return found
+
+
+def exchange(line: Line) -> Exchange:
+    answer = line.answer or {}
+    calls = [call.get("args", call) for call in answer.get("tool_calls", ())]
+    content = answer.get("content", "")
+    said = content if isinstance(content, str) else as_json(content)
+    return Exchange(
+        role=line.role,
+        persona=line.persona,
+        model=line.model,
+        form=line.form,
+        prompt=[Message(role=each["role"], content=each["content"]) for each in line.messages or ()],
+        answer="\n".join([*([said] if said else []), *map(as_json, calls)]),
+        failure=line.failure,
+        usage=line.usage,
+    )
 
 
 def _measured(comparison: Mapping[str, Any]) -> list[Measured]:

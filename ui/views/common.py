@@ -22,18 +22,18 @@ __all__ = [
     "OUTCOMES",
     "WINS",
     "AttemptLine",
-    "Cost",
     "EffectLine",
     "ExperimentLine",
     "Rate",
+    "Spent",
     "View",
     "attempt_line",
-    "cost",
     "effect_line",
     "experiment_line",
     "in_words",
     "rate",
     "rates",
+    "total",
     "value_in_words",
 ]
 
@@ -62,15 +62,12 @@ class Rate(View):
     outcomes: dict[str, int]
 
 
-class Cost(View):
-    """What was spent. null means that nobody reported it, which is not zero."""
+class Spent(View):
+    """What a persona's questions to a model cost."""
 
-    calls: int
-    input_tokens: int | None
-    output_tokens: int | None
-    usd: float | None
-    unreported: int = Field(description="Answers that came without their tokens")
-    cpu_seconds: float
+    persona: str
+    model: str
+    usage: Usage
 
 
 class AttemptLine(View):
@@ -329,13 +326,6 @@ def wilson(won: int, tried: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def cost(usages: Iterable[Usage]) -> Cost:
-    total = sum(usages, Usage())
-    return Cost(
-        calls=total.calls,
-        input_tokens=total.input_tokens,
-        output_tokens=total.output_tokens,
-        usd=getattr(total, "usd", None),
-        unreported=getattr(total, "unreported", 0),
-        cpu_seconds=total.cpu_seconds,
-    )
+def total(usages: Iterable[Usage]) -> Usage:
+    """Sums; what nobody reported is not zero."""
+    return sum(usages, Usage())

@@ -7,18 +7,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from evorank.graph.state import Attempt
+from evorank.graph.state import Attempt, Usage
 from evorank.ui.source import Snapshot
 from evorank.ui.views.common import (
     AttemptLine,
-    Cost,
     ExperimentLine,
     Rate,
     View,
     attempt_line,
-    cost,
     experiment_line,
     rate,
+    total,
 )
 
 __all__ = ["By", "Comparison", "Side", "compare"]
@@ -32,7 +31,7 @@ class Side(View):
     name: str
     surface: str
     rate: Rate
-    cost: Cost
+    cost: Usage
     seconds: float = Field(description="Wall clock of all its attempts, which run side by side")
     cpu_per_win: float | None = Field(description="CPU-seconds for each attempt that won")
     best: dict[str, AttemptLine] = Field(description="Metric -> the surest improvement of it")
@@ -85,7 +84,7 @@ def _own(snapshot: Snapshot) -> list[Attempt]:
 
 def _side(name: str, attempts: Sequence[Attempt], snapshot: Snapshot) -> Side:
     known = rate(name, attempts)
-    spent = cost([attempt.usage for attempt in attempts])
+    spent = total([attempt.usage for attempt in attempts])
     candidates: dict[str, list[AttemptLine]] = {}
     best: dict[str, AttemptLine] = {}
     for attempt in attempts:

@@ -12,15 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evorank.graph.state import Experiment
+from evorank.graph.state import Experiment, Usage
 from evorank.tools.abtest.quality import SRM_ALPHA, sample_ratio
 from evorank.ui.source import Snapshot
 from evorank.ui.views.common import (
-    Cost,
     EffectLine,
     ExperimentLine,
     View,
-    cost,
     effect_line,
     experiment_line,
     moment,
@@ -116,7 +114,7 @@ class ExperimentView(View):
     findings: list[str] = Field(description="Why a newer production refused it")
     proxy: dict[str, Any] | None
     replication_of: str | None
-    cost: Cost
+    cost: Usage
     actions: list[str] = Field(description="What can be asked of it now")
 
 
@@ -157,7 +155,7 @@ def experiment_view(
         ],
         power_basis=str(expected.get("basis", "")),
         validation=[
-            *([f"{compared['verdict']}: {compared['reason']}"] if compared else []),
+            *([str(compared["reason"])] if compared else []),
             *map(str, validation.get("findings", ())),
         ],
         flags=[str(each) for each in validation.get("flags", ())],
@@ -171,7 +169,7 @@ def experiment_view(
         ],
         proxy=experiment.proxy,
         replication_of=experiment.replication_of,
-        cost=cost([experiment.usage]),
+        cost=experiment.usage,
         actions=list(actions),
     )
 

@@ -8,21 +8,23 @@ from typing import Literal
 from pydantic import Field
 
 from evorank.graph.activity import Doing
+from evorank.graph.spending import by_model
+from evorank.graph.state import Usage
 from evorank.tools.holdback import Audit
 from evorank.ui.source import Run, Snapshot
 from evorank.ui.views.common import (
     AttemptLine,
-    Cost,
     EffectLine,
     ExperimentLine,
     Rate,
+    Spent,
     View,
     attempt_line,
-    cost,
     effect_line,
     experiment_line,
     rate,
     rates,
+    total,
 )
 
 __all__ = ["AuditView", "Overview", "Pace", "RunLine", "VersionLine", "audit_view", "overview", "run_line"]
@@ -118,7 +120,8 @@ class Overview(View):
     queue: list[ExperimentLine]
     launches: list[ExperimentLine]
     ideas: int = Field(description="Candidates that wait for the next run to measure them")
-    cost: Cost
+    cost: Usage
+    spent: list[Spent] = Field(description="The same by persona and model")
     pace: Pace
     recent: list[AttemptLine]
 
@@ -165,7 +168,8 @@ def overview(snapshot: Snapshot) -> Overview:
         queue=[line for line in lines if line.result is None and line.phase == "proposed"],
         launches=[line for line in reversed(lines) if line.result == "launched"],
         ideas=snapshot.ideas,
-        cost=cost([attempt.usage for attempt in own] + [each.usage for each in snapshot.experiments]),
+        cost=total([*(call.usage for call in snapshot.calls), _trained(snapshot)]),
+        spent=[Spent(**each) for each in by_model(snapshot.calls)],
         pace=_pace(snapshot),
         recent=[attempt_line(attempt, snapshot) for attempt in reversed(snapshot.attempts[-RECENT:])],
     )
@@ -229,6 +233,12 @@ def audit_view(audit: Audit, snapshot: Snapshot) -> AuditView:
         ],
         failures=[failure.reason for failure in audit.failures],
     )
+
+
+def _trained(snapshot: Snapshot) -> Usage:
+    """Trainings are no calls."""
+    records = [each.usage for each in snapshot.attempts] + [each.usage for each in snapshot.experiments]
+    return Usage(cpu_seconds=sum(usage.cpu_seconds for usage in records))
 
 
 def _pace(snapshot: Snapshot) -> Pace:
