@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ def steer_add(
         known = personas_of(Path(settings.home), settings.persona_folder)
         if persona is not None and persona not in known:
             raise ConfigurationError(f"`--persona` must be one of {', '.join(known)}, got {persona!r}.")
-        made = steering.add(text, persona, day, steps)
+        made = steering.add(text, persona, day, steps, by=getpass.getuser())
         if as_json:
             print_json(made.model_dump(mode="json"))
         else:
@@ -118,7 +119,7 @@ def steer_remove(
 ) -> None:
     """Take a directive out of force, from the next prompt on."""
     with _steering(home, surface, store) as (steering, _, _):
-        removed = steering.remove(directive)
+        removed = steering.remove(directive, by=getpass.getuser())
         if as_json:
             print_json(removed.model_dump(mode="json"))
         else:

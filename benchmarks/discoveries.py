@@ -21,7 +21,7 @@ from evorank.graph.operations import open_operations
 from evorank.graph.status import request
 from evorank.graph.tick import propose, tick
 from evorank.model.delta import apply_delta
-from evorank.model.errors import Stopped
+from evorank.model.errors import RefusedDelta, Stopped
 from evorank.surfaces.simulated.truth import true_lift
 from evorank.tools.compute_eval import compute_eval
 from evorank.tools.compute_loss import compute_loss
@@ -69,6 +69,8 @@ def measure(name: str, patch: list[dict[str, Any]], context: Context) -> dict[st
         proxy = (compute_eval if reward else compute_loss)(phi, bench).model_dump(mode="json")
     except Stopped as stopped:
         proxy = {"verdict": "worse", "reason": str(stopped)}
+    except RefusedDelta as refusal:
+        proxy = {"verdict": "refused", "reason": str(refusal)}
     identifier = propose(operations, patch, why=name, by="the paper")
     for _ in range(40):
         report = tick(context, until=operations.platform.now() + timedelta(days=1))
@@ -98,7 +100,7 @@ def measure(name: str, patch: list[dict[str, Any]], context: Context) -> dict[st
 
 def row(each: dict[str, Any]) -> str:
     proxy, effect, true = each["proxy"], each["effects"].get("active_days"), each["true"]
-    measured, cost = "stopped early", "-"
+    measured, cost = proxy.get("reason", "")[:60], "-"
     if "metric" in proxy:
         measured = f"{proxy['metric']} {proxy['difference']:+.4f} [{proxy['low']:+.4f}, {proxy['high']:+.4f}]"
         cost = f"{proxy['candidate']['train_cpu_seconds'] / proxy['production']['train_cpu_seconds']:.2f}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from langgraph.graph.state import CompiledStateGraph
 
 from evorank.graph.context import Context, Session, open_session
@@ -33,11 +34,13 @@ from evorank.tools.evaluator.artifact import Artifact
 from evorank.tools.metrics import auc, positives
 from evorank.tools.workbench import Workbench
 
-__all__ = ["Operations", "open_operations", "rebase"]
+__all__ = ["Operations", "open_operations", "rebase", "require_progress"]
 
 REFRESH_DAYS = 7
 """A log that is older than this is encoded anew before something is measured on it."""
 VERIFIED_ROWS = 2_000
+NO_PROGRESS = 0.51
+"""An AUC."""
 
 
 class Operations:
@@ -177,7 +180,8 @@ class Operations:
             broken = bench.exceeded(latency_ms=evaluation.latency_ms, parameters=float(evaluation.parameters))
             if broken:
                 raise RefusedDelta(broken)
-            self._require_progress(phi, evaluation.predictions)
+            objective = bench.system.objective(phi)
+            require_progress(evaluation.predictions, positives(bench.labels(objective), objective.loss))
             self._verify(draft, evaluation.predictions)
             try:
                 draft.rename(folder)
@@ -186,22 +190,6 @@ class Operations:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return folder
-
-    def _require_progress(self, phi: Phi, predictions: Float32) -> None:
-        """A training that ended without an error may have learned nothing: its order of later rows must be
-        better than that of coins, beyond what coins do in one of forty trainings."""
-        bench = self.bench
-        objective = bench.system.objective(phi)
-        positive = positives(bench.labels(objective), objective.loss)
-        yes, no = int(positive.sum()), int((~positive).sum())
-        if not yes or not no:
-            return  # a period of one class says nothing of order
-        found, coins = auc(predictions, positive), math.sqrt((yes + no + 1) / (12 * yes * no))
-        if found < 0.5 + 2 * coins:
-            raise ToolError(
-                f"The training made no progress: on {yes + no:,} later rows its AUC is {found:.4f}, and "
-                f"coins reach {0.5 + 2 * coins:.4f}. Look at the optimizer's step and at the label."
-            )
 
     def _verify(self, folder: Path, expected: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         """Load what was exported in a process that has never seen it, and let it score rows again."""
@@ -219,6 +207,23 @@ class Operations:
     def slot(self, busy: set[int]) -> int | None:
         """A part of the traffic that no live test has, None where there is none."""
         return next((number for number in range(self.online.slots) if number not in busy), None)
+
+
+def require_progress(predictions: Float32, positive: npt.NDArray[np.bool_]) -> None:
+    """ToolError where a training ended without an error and surely learned nothing.
+
+    On later rows, even an AUC of two standard errors of coins more than what was found would be nearly that of
+    coins. Few rows never say so surely.
+    """
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if not yes or not no:
+        return  # a period of one class says nothing of order
+    found, coins = auc(predictions, positive), math.sqrt((yes + no + 1) / (12 * yes * no))
+    if found + 2 * coins < NO_PROGRESS:
+        raise ToolError(
+            f"The training made no progress: on {yes + no:,} later rows its AUC is {found:.4f}, as coins have "
+            "it. Look at the optimizer's step and at the label."
+        )
 
 
 def rebase(changes: list[dict[str, Any]], old: Phi, new: Phi) -> Phi:

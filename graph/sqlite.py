@@ -81,8 +81,8 @@ class SqliteStore(Store):
             yield self._access()
 
     def mark(self) -> str:
-        with self.reading() as access:
-            return str(access.execute("PRAGMA data_version")[0][0])
+        with self.reading() as access:  # a connection's own writes are no other version to it
+            return f"{access.execute('PRAGMA data_version')[0][0]}/{self._connection.total_changes}"
 
     def close(self) -> None:
         with self._lock:

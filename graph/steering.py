@@ -42,7 +42,10 @@ class Directive(BaseModel):
     """In force for so many steps."""
     added_at: str
     """ISO 8601, UTC."""
+    by: str = ""
+    """Who asked for it."""
     removed_at: str | None = None
+    removed_by: str = ""
 
     def why_not(self, steps: int, today: date) -> str:
         """Why it is in force no longer, after `steps` that it steered; "" while it is."""
@@ -67,6 +70,7 @@ class Steering:
         persona: str | None = None,
         until_day: date | None = None,
         until_steps: int | None = None,
+        by: str = "",
     ) -> Directive:
         """Put a directive in force. ConfigurationError for an empty or very long text."""
         line = " ".join(text.split())
@@ -86,6 +90,7 @@ class Steering:
                 until_day=until_day,
                 until_steps=until_steps,
                 added_at=access.stamp,
+                by=by,
             )
             access.execute(
                 "INSERT INTO evorank_steering (surface, number, data) VALUES (?, ?, ?)",
@@ -100,7 +105,7 @@ class Steering:
             )
         return [Directive.model_validate_json(data) for (data,) in rows]
 
-    def remove(self, identifier: str) -> Directive:
+    def remove(self, identifier: str, by: str = "") -> Directive:
         """Take a directive out of force. ConfigurationError if there is none of this id in force."""
         known = {each.id: each for each in self.all() if not each.removed_at}
         if identifier not in known:
@@ -109,7 +114,7 @@ class Steering:
                 f"There are: {', '.join(known) or 'none'}."
             )
         with self.store.transaction() as access:
-            removed = known[identifier].model_copy(update={"removed_at": access.stamp})
+            removed = known[identifier].model_copy(update={"removed_at": access.stamp, "removed_by": by})
             access.execute(
                 "UPDATE evorank_steering SET data = ? WHERE surface = ? AND number = ?",
                 *(removed.model_dump_json(), self.surface, int(identifier[1:])),

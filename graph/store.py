@@ -303,7 +303,7 @@ class Store(ABC):
 
     @abstractmethod
     def mark(self) -> str:
-        """Another text whenever anybody else has written since, and now and then for nothing. Cheap."""
+        """Another text whenever anybody has written since, and now and then for nothing. Cheap."""
 
     @abstractmethod
     def close(self) -> None:

@@ -17,7 +17,7 @@ FLOORS = {
     "tools": {"model", "surfaces", "prompts"},
     "personas": {"model", "prompts"},
     "graph": {"model", "surfaces", "prompts", "tools", "personas"},
-    "ui": {"model", "surfaces", "tools", "graph"},
+    "ui": {"model", "surfaces", "tools", "personas", "graph"},
 }
 TORCH = {
     Path("model") / name

@@ -10,12 +10,13 @@ from pydantic import Field
 from evorank.graph.context import Context
 from evorank.graph.schedule import Schedule
 from evorank.graph.status import Action, refused, request
+from evorank.graph.steering import Steering, until
 from evorank.model.errors import ConfigurationError
 from evorank.ui.source import Source
 from evorank.ui.views.common import View
 from evorank.ui.views.experiment import ACTIONS
 
-__all__ = ["Asked", "Said", "ask", "possible"]
+__all__ = ["Asked", "Directed", "Removed", "Said", "ask", "direct", "possible", "remove"]
 
 
 class Asked(View):
@@ -24,6 +25,25 @@ class Asked(View):
     action: Action
     by: str = Field(min_length=1, max_length=100, description="Who asks, for the journal")
     reason: str = Field(default="", max_length=500, description="Why; needed to abort and to roll back")
+
+
+class Directed(View):
+    """What somebody asks of all proposals."""
+
+    text: str = Field(min_length=1, max_length=1000, description="What to heed, in a sentence or two")
+    persona: str | None = Field(
+        default=None, max_length=100, description="Only of this persona; null: of all"
+    )
+    until: str | None = Field(
+        default=None, max_length=12, description="A day such as 2026-03-01, or a number of steps; null: none"
+    )
+    by: str = Field(min_length=1, max_length=100, description="Who asks")
+
+
+class Removed(View):
+    """Who takes a directive out of force."""
+
+    by: str = Field(min_length=1, max_length=100)
 
 
 class Said(View):
@@ -38,6 +58,24 @@ def ask(source: Source, surface: str, experiment: str, asked: Asked) -> Said:
         raise ConfigurationError(f"`reason` is needed to {asked.action}: the journal keeps why.")
     context = Context(surface=surface, home=str(source.home), store=source.context.store)
     return Said(said=request(context, experiment, asked.action, by=asked.by, reason=asked.reason.strip()))
+
+
+def direct(source: Source, surface: str, asked: Directed) -> Said:
+    """Put a directive in force. ConfigurationError: no such persona, or not a day or number of steps."""
+    found = source.snapshot(surface)
+    if asked.persona is not None and asked.persona not in found.personas:
+        raise ConfigurationError(f"`persona` must be one of {found.personas}, got {asked.persona!r}.")
+    text = (asked.until or "").strip().removesuffix("steps").strip()
+    made = Steering(source.store, found.surface).add(
+        asked.text, asked.persona, *until(text or None), asked.by
+    )
+    return Said(said=f"{made.id} is in force from the next prompt on.")
+
+
+def remove(source: Source, surface: str, identifier: str, by: str) -> Said:
+    """Take a directive out of force. ConfigurationError: there is none of this id in force."""
+    removed = Steering(source.store, source.snapshot(surface).surface).remove(identifier, by)
+    return Said(said=f"{removed.id} is in force no longer.")
 
 
 def possible(source: Source, surface: str, experiment: str) -> list[str]:

@@ -3,6 +3,7 @@
 No `from __future__ import annotations`: FastAPI reads the annotations of functions made here.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
@@ -11,7 +12,7 @@ from fastapi.security import HTTPBearer
 from pydantic import Field
 
 from evorank.model.errors import ConfigurationError
-from evorank.ui.actions import Asked, Said, ask, possible
+from evorank.ui.actions import Asked, Directed, Removed, Said, ask, direct, possible, remove
 from evorank.ui.guard import bearer, is_token
 from evorank.ui.source import Snapshot, Source
 from evorank.ui.views import attempt as attempts
@@ -21,6 +22,7 @@ from evorank.ui.views import journal as journals
 from evorank.ui.views import lineage as lineages
 from evorank.ui.views import overview as overviews
 from evorank.ui.views import progress as progresses
+from evorank.ui.views import steering as steered
 from evorank.ui.views.common import View
 
 __all__ = ["problem", "router"]
@@ -45,6 +47,13 @@ def problem(status: int, said: str) -> Response:
     return JSONResponse({"detail": said}, status)
 
 
+def _told(action: Callable[[], Said]) -> Said:
+    try:
+        return action()
+    except ConfigurationError as error:
+        raise HTTPException(409, str(error)) from error
+
+
 def router(source: Source, token: str) -> APIRouter:
     """All routes under /api."""
     refusals: dict[int | str, dict[str, Any]] = {
@@ -66,6 +75,11 @@ def router(source: Source, token: str) -> APIRouter:
             raise HTTPException(401, "An action needs the token, as `Authorization: Bearer TOKEN`.")
 
     here = Annotated[Snapshot, Depends(snapshot)]
+    acts: dict[str, Any] = {
+        "status_code": 202,
+        "dependencies": [Depends(acting)],
+        "responses": {409: {"model": Problem, "description": "It cannot be asked"}},
+    }
 
     @made.get("/overview")
     def overview(found: here) -> overviews.Overview:
@@ -125,24 +139,31 @@ def router(source: Source, token: str) -> APIRouter:
         """One live test whole, with what can be asked of it now."""
         return one(found, identifier)
 
-    @made.post(
-        "/experiments/{identifier}/actions",
-        status_code=202,
-        dependencies=[Depends(acting)],
-        responses={409: {"model": Problem, "description": "It cannot be asked now"}},
-    )
+    @made.post("/experiments/{identifier}/actions", **acts)
     def act(identifier: Identifier, asked: Asked, found: here) -> Said:
         """Ask something of a live test: the next tick does it, once."""
         one(found, identifier)
-        try:
-            return ask(source, found.surface, identifier, asked)
-        except ConfigurationError as error:
-            raise HTTPException(409, str(error)) from error
+        return _told(lambda: ask(source, found.surface, identifier, asked))
 
     @made.get("/lineage")
     def lineage(found: here) -> lineages.Lineage:
         """Which candidate came of which, and the walk to today's production."""
         return lineages.lineage(found)
+
+    @made.get("/steering")
+    def steering(found: here) -> steered.Steering:
+        """What proposals are to heed, and what the journal taught."""
+        return steered.steering(found)
+
+    @made.post("/directives", **acts)
+    def add(asked: Directed, found: here) -> Said:
+        """Put a directive in force, from the next prompt on."""
+        return _told(lambda: direct(source, found.surface, asked))
+
+    @made.post("/directives/{directive}/remove", **acts)
+    def end(directive: Annotated[str, Path(pattern="^s[0-9]{1,9}$")], asked: Removed, found: here) -> Said:
+        """Take a directive out of force."""
+        return _told(lambda: remove(source, found.surface, directive, asked.by))
 
     @made.get("/compare")
     def compare(

@@ -13,12 +13,13 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ValidationError
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
 from evorank.graph.export import FORMATS, export
 from evorank.model.errors import ConfigurationError, EvorankError
 from evorank.ui import api, events
-from evorank.ui.actions import Asked, ask, possible
+from evorank.ui.actions import Asked, Directed, Removed, Said, ask, direct, possible, remove
 from evorank.ui.guard import Guard, is_token
 from evorank.ui.render import STATIC, environment
 from evorank.ui.source import Snapshot, Source
@@ -29,6 +30,7 @@ from evorank.ui.views.journal import Query, experiments, journal, matching
 from evorank.ui.views.lineage import lineage
 from evorank.ui.views.overview import audit_view, overview
 from evorank.ui.views.progress import Filter, progress
+from evorank.ui.views.steering import steering
 
 __all__ = ["create_app"]
 
@@ -38,6 +40,7 @@ VIEWS = (
     ("/journal", "Journal"),
     ("/experiments", "Live tests"),
     ("/lineage", "Lineage"),
+    ("/steering", "Steering"),
     ("/compare", "Compare"),
 )
 
@@ -80,14 +83,17 @@ def create_app(
         ("/experiments", pages.experiments),
         ("/experiments/{identifier}", pages.experiment),
         ("/lineage", pages.lineage),
+        ("/steering", pages.steering),
         ("/compare", pages.compare),
         ("/events", pages.events),
     ):
         app.add_api_route(path, view, methods=["GET"], include_in_schema=False, response_model=None)
-    app.add_api_route(
-        "/experiments/{identifier}/actions", pages.act, methods=["POST"], include_in_schema=False,
-        response_model=None,
-    )  # fmt: skip
+    for path, action in (
+        ("/experiments/{identifier}/actions", pages.act),
+        ("/steering", pages.direct),
+        ("/steering/{identifier}/remove", pages.remove),
+    ):
+        app.add_api_route(path, action, methods=["POST"], include_in_schema=False, response_model=None)
 
     @app.exception_handler(EvorankError)
     def explain(request: Request, error: EvorankError) -> Response:
@@ -188,24 +194,45 @@ class Pages:
         return self._page(request, "experiment", view, found, live, here="/experiments")
 
     async def act(self, request: Request, identifier: str) -> Response:
+        def told(surface: str, given: Mapping[str, str]) -> Said:
+            return ask(self.source, surface, identifier, _parse(Asked, given))
+
+        return await self._asked(request, f"/experiments/{identifier}", told)
+
+    async def direct(self, request: Request) -> Response:
+        def told(surface: str, given: Mapping[str, str]) -> Said:
+            return direct(self.source, surface, _parse(Directed, {**given, "text": given.get("reason", "")}))
+
+        return await self._asked(request, "/steering", told)
+
+    async def remove(self, request: Request, identifier: str) -> Response:
+        def told(surface: str, given: Mapping[str, str]) -> Said:
+            return remove(self.source, surface, identifier, _parse(Removed, given).by)
+
+        return await self._asked(request, "/steering", told)
+
+    async def _asked(
+        self, request: Request, page: str, act: Callable[[str, Mapping[str, str]], Said]
+    ) -> Response:
         """A form's action. The answer is a sentence for the page, or the page again where no script asked."""
-        given = {
-            name: values[-1]
-            for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()
-        }
+        text = (await request.body()).decode("utf-8", "replace")
+        given = {name: values[-1] for name, values in parse_qs(text).items()}
         scripted = "hx-request" in request.headers
         if not is_token(given.get("token"), self.token):
             return self._html("said", status=403, said="", problem="The token is wrong; nothing was asked.")
         surface = given.get("surface") or self.source.context.surface
         try:
-            asked = _parse(Asked, {name: given[name] for name in Asked.model_fields if name in given})
-            told = ask(self.source, surface, identifier, asked).said
+            said = await run_in_threadpool(act, surface, given)
         except EvorankError as error:
             # To a script it is an answer; a status of its own would be an error in the browser's console.
             return self._html("said", status=200 if scripted else 409, said="", problem=str(error))
         if scripted:
-            return self._html("said", said=told, problem="")
-        return RedirectResponse(f"/experiments/{identifier}?{urlencode({'surface': surface})}", 303)
+            return self._html("said", said=said.said, problem="")
+        return RedirectResponse(f"{page}?{urlencode({'surface': surface})}", 303)
+
+    def steering(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        return self._page(request, "steering", steering(found), found, ["directives", "notes", "findings"])
 
     def lineage(self, request: Request) -> Response:
         found = self._snapshot(request)

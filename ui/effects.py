@@ -69,7 +69,7 @@ def over_time(series: Series, width: float = 460, height: float = 220) -> Markup
     if not seen:
         said = "Not read yet."
         return figure(width, 40, series.metric, said, [text(8, 24, said, "note")])
-    room = Box(56, 14, width - 14, height - 28)
+    room = Box(56, 14, width - 24, height - 28)
     x = Days([point.until for point, _ in seen], room)
     y = Scale(*_span(series, seen), room.bottom, room.top)
     drawn = levels(room, y, percent=True)
@@ -91,6 +91,7 @@ def over_time(series: Series, width: float = 460, height: float = 220) -> Markup
     for point, lift in seen:
         spot = dot(x(point.until), y.clamp(lift), 3, f"estimate {'bad' if point.broken else 'now'}")
         drawn.append(group([spot], _told(point, lift)))
+    drawn += _final(series, room.right + 10, y)
     drawn += x.ticks()
     said = f"{len(seen)} readings, margin {signed(series.margin, percent=True)}. Last: {_told(*seen[-1])}."
     return figure(width, height, f"{series.metric} over time", said, drawn, "effect")
@@ -172,6 +173,18 @@ class Days:
 def _worst(each: EffectLine) -> float:
     """The lift that is no longer acceptable."""
     return -(each.margin or 0.0) if each.higher_is_better else (each.margin or 0.0)
+
+
+def _final(series: Series, at: float, y: Scale) -> list[Markup]:
+    """What was read at the horizon, beside the days before it."""
+    final = series.final
+    if final is None or final.lift is None or final.low is None or final.high is None:
+        return []
+    low, high = signed(final.low, percent=True), signed(final.high, percent=True)
+    said = f"at the horizon: {signed(final.lift, percent=True)}, fixed interval {low} to {high}"
+    parts = [line(at, y.clamp(final.low), at, y.clamp(final.high), f"interval {final.verdict}")]
+    parts.append(dot(at, y.clamp(final.lift), 3.5, f"estimate final {final.verdict}"))
+    return [group(parts, said)]
 
 
 def _span(series: Series, seen: Sequence[tuple[Point, float]]) -> tuple[float, float]:

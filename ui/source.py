@@ -19,16 +19,19 @@ from evorank.graph.activity import Activity, read_activity
 from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas
 from evorank.graph.journal import Journal
+from evorank.graph.notes import Kept, Notes
 from evorank.graph.plan import Plan
 from evorank.graph.recording import Line, read_step
 from evorank.graph.schedule import Action, Entry, Schedule, Version
 from evorank.graph.spending import Call, Spending
 from evorank.graph.state import Attempt, Experiment
 from evorank.graph.status import audit_launches
+from evorank.graph.steering import Directive, Steering
 from evorank.graph.store import Store
 from evorank.model.delta import fingerprint
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
 from evorank.model.system import Phi
+from evorank.personas.persona import personas_of
 from evorank.surfaces.checked import checked
 from evorank.surfaces.platform import open_platform
 from evorank.surfaces.surface import Surface, SurfaceSpec, list_surfaces, open_surface, surface_folder
@@ -71,6 +74,10 @@ class Snapshot:
     runs: Sequence[Run] = ()
     """Oldest first."""
     ideas: int = 0
+    directives: Sequence[Directive] = ()
+    notes: Sequence[Kept] = ()
+    personas: Sequence[str] = ()
+    """Who may be asked."""
     calls: Sequence[Call] = ()
     """Every question to a chat model."""
     home: str = ""
@@ -223,6 +230,9 @@ class Source:
             versions=schedule.versions(),
             runs=[run for run in runs if run.plan.context.get("surface") == name],
             ideas=len(Ideas(self.store, name).waiting()),
+            directives=Steering(self.store, name).all(),
+            notes=Notes(self.store, name).all(),
+            personas=self._personas(),
             calls=self._spent(name),
             home=str(self.home),
             store=self.store.name,
@@ -236,6 +246,12 @@ class Source:
         return found + [
             Experiment.model_validate(each.data) for each in entries if each.experiment not in known
         ]
+
+    def _personas(self) -> list[str]:
+        try:
+            return sorted(personas_of(self.home, self.context.persona_folder))
+        except ConfigurationError:  # a file of the home that a run would refuse
+            return []
 
     def _spent(self, name: str) -> list[Call]:
         known = self._calls.setdefault(name, {})

@@ -111,7 +111,7 @@ def small_spec(rows: int) -> SurfaceSpec:
         north_star=active_days("user_id", 7),
         guardrails=[
             Guardrail(metric="parameters", maximum=5_000_000),
-            # No clock is among them: of trainings that take milliseconds, on a busy machine, it would be luck.
+            # No clock is among them: of trainings that take milliseconds on a busy machine it would be luck.
         ],
         production=default_phi(
             factors={"clicked": "CAST(click AS DOUBLE)"},

@@ -59,6 +59,9 @@ def test_the_mark_is_another_after_somebody_wrote_and_stays_while_people_read(op
     note(other, "one")
     assert store.mark() != before
     assert store.mark() == store.mark()
+    before = store.mark()
+    note(store, "two")
+    assert store.mark() != before
 
 
 def test_a_process_killed_inside_a_transaction_leaves_nothing_of_it_and_no_lock(open_store, another):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,14 +16,20 @@ from lived import live
 from evorank.graph.context import Context, close_sessions
 from evorank.graph.journal import Journal, thread_id
 from evorank.graph.state import Attempt
+from evorank.surfaces.surface import alone
 from evorank.ui.source import Source
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A home in which both loops ran. Treat it as read-only."""
-    home = tmp_path_factory.mktemp("finished") / "home"
-    live(home)
+    """A home in which both loops ran, once for all processes of the tests. Treat it as read-only."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "finished"
+    with alone(home.with_suffix(".lock")):
+        if not home.exists():
+            draft = own / "draft"
+            live(draft)
+            draft.rename(home)
     return home
 
 

@@ -14,7 +14,12 @@ pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
 
 from starlette.testclient import TestClient
 
+from evorank.graph.context import Context
+from evorank.graph.notes import Finding, Kept, Notes
+from evorank.graph.recording import Head, Line
+from evorank.graph.steering import Steering
 from evorank.ui.app import VIEWS, create_app
+from evorank.ui.source import Source
 
 PORT = 8765
 ALLOWED = {"/static/htmx.min.js", "/static/page.js"}
@@ -78,12 +83,12 @@ def test_each_view_renders_and_all_its_links_lead_somewhere(client, path):
 
 def test_every_attempt_and_every_live_test_has_its_page(client, source):
     found = source.snapshot()
-    assert {each.outcome for each in found.attempts} >= {"better", "worse"}
+    assert len(found.attempts) == 8
     for attempt in found.attempts:
         page = opened(client, f"/attempts/{attempt.id}")
         assert attempt.reason.split(":")[0] in page.text
-        assert "optimizer." in page.text or "architecture." in page.text
-    assert {each.result for each in found.experiments} == {"launched", "rejected", "aborted", None}
+        assert attempt.id[:8] in page.text
+    assert {each.result for each in found.experiments} >= {"launched", "aborted", None}
     for experiment in found.experiments:
         page = opened(client, f"/experiments/{experiment.id}")
         assert experiment.id[:8] in page.text
@@ -99,7 +104,8 @@ def test_what_people_and_models_wrote_is_text_and_never_markup(client, source):
 
 
 def test_a_launch_is_told_with_its_rule_its_effects_and_its_days(client, source):
-    launched = next(each for each in source.snapshot().experiments if each.result == "launched")
+    serving = source.snapshot().versions[-1].experiment
+    launched = source.snapshot().experiment_of[serving]
     page = opened(client, f"/experiments/{launched.id}")
     for told in ("superior_and_safe", "visits", "dislikes", "margin", "equal arms", "completed", "Roll back"):
         assert told in page.text, told
@@ -112,6 +118,87 @@ def test_a_test_that_waits_for_a_person_is_on_the_first_page_and_can_be_approved
     assert "Approve" in page.text
     assert "Abort" in page.text
     assert "Resume" not in page.text
+
+
+def test_what_was_asked_of_proposals_and_what_the_journal_taught_is_told_with_its_evidence(
+    source_of, attempt
+):
+    table = f"| title |\n| --- |\n| {HOSTILE} |"
+    tried = attempt(
+        0,
+        gain=0.01,
+        outcome="better",
+        steering=["s1"],
+        insights=[{"query": "SELECT 1", "table": table, "finding": f"clicks {HOSTILE}"}],
+        reviews=[{"verdict": "revise", "findings": ["say why"], "fingerprint": "f"}],
+    )
+    source = source_of([tried])
+    Steering(source.store, "simulated").add(
+        f"small towers {HOSTILE}", "architecture", until_steps=20, by="ada"
+    )
+    Steering(source.store, "simulated").add("an old wish")
+    Steering(source.store, "simulated").remove("s2", by="bob")
+    claim = Finding(claim=f"smaller steps {HOSTILE}", cites=[tried.id, "gone-by-now"])
+    note = Kept(surface="simulated", run="r", before=4, mark="", covers=1, model="m", works=[claim])
+    Notes(source.store, "simulated").keep(note)
+    client = TestClient(
+        create_app(source, TOKEN, PORT, "ada"),
+        base_url=f"http://127.0.0.1:{PORT}",
+        headers={"authorization": f"Bearer {TOKEN}"},
+    )
+    page = opened(client, "/steering")
+    for told in (
+        "small towers",
+        "1 attempts",
+        "20 steps",
+        "removed",
+        "by bob",
+        "smaller steps",
+        "clicks",
+        "1 caught",
+    ):
+        assert told in page.text, told
+    assert f"/attempts/{tried.id}" in page.links
+    page = opened(client, f"/attempts/{tried.id}")
+    for told in (
+        f"small towers {HOSTILE}",
+        f"Read out of it: clicks {HOSTILE}",
+        "The linter: revise",
+        HOSTILE,
+    ):
+        assert told in page.text, told
+
+
+def test_prompts_and_answers_are_shown_of_a_run_that_was_recorded(finished, home, tmp_path):
+    (plan,) = (home / "runs").glob("*/run.json")
+    told = json.loads(plan.read_text())
+    recording = tmp_path / "calls.jsonl"
+    asked = [{"role": "system", "content": HOSTILE}]
+    answer = {"content": "", "tool_calls": [{"name": "Proposal", "args": {"hypothesis": HOSTILE}}]}
+    lines = [
+        Head(run=told["run"]),
+        Line(step=3, role="think", model="m", form="Proposal", messages=asked, answer=answer),
+        Line(step=3, role="code", model="m", failure="429 too many"),
+        Line(step=31, role="think", model="m", messages=[{"role": "user", "content": "of another step"}]),
+    ]
+    text = "\n".join(line.model_dump_json(exclude_defaults=True) for line in lines)
+    recording.write_text(text + '\n{"step":3,"half of a li')
+    told["context"]["record"] = str(recording)
+    plan.write_text(json.dumps(told))
+    source = Source(Context(surface="tiny", home=str(home)))
+    client = TestClient(
+        create_app(source, TOKEN, PORT, "ada"),
+        base_url=f"http://127.0.0.1:{PORT}",
+        headers={"authorization": f"Bearer {TOKEN}"},
+    )
+    third = next(each.id for each in source.snapshot().attempts if each.step == 3)
+    page = opened(client, f"/attempts/{third}")
+    assert page.text.count(HOSTILE) >= 1
+    assert "429 too many" in page.text
+    assert "of another step" not in page.text
+    recording.unlink()
+    assert "run --record FILE" in opened(client, f"/attempts/{third}").text
+    source.close()
 
 
 def test_a_surface_without_live_traffic_shows_what_it_has(tmp_path, attempt, source_of):

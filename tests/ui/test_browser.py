@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 expect.set_options(timeout=15_000)
-VIEWS = ("/", "/progress", "/journal", "/experiments", "/lineage", "/compare")
+VIEWS = ("/", "/progress", "/journal", "/experiments", "/lineage", "/steering", "/compare")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 PATIENCE = 15_000
@@ -86,7 +86,7 @@ def visit(browser):
 
 
 def some_attempt(source) -> str:
-    return next(each.id for each in source.snapshot().attempts if each.outcome == "better")
+    return next(each.id for each in source.snapshot().attempts if each.comparison and each.phi)
 
 
 def launched(source) -> str:
@@ -211,6 +211,21 @@ def test_an_approval_in_the_browser_reaches_the_loop_and_launches(home, visit):
     tick(context)
     assert "rollback to version 2 by grace" in found.snapshot().versions[-1].why
     found.close()
+
+
+def test_a_directive_is_added_and_removed_on_the_page(home, visit):
+    visitor = visit(home)
+    visitor.open("/steering")
+    visitor.page.get_by_label("Ask").fill("Prefer small towers.")
+    visitor.page.get_by_label("Until").fill("20")
+    visitor.page.get_by_role("button", name="Put in force").click()
+    row = visitor.page.locator("#directives tbody tr")
+    expect(row).to_contain_text("Prefer small towers.")
+    expect(row).to_contain_text("20 steps")
+    expect(visitor.page.get_by_label("Ask")).to_have_value("")
+    visitor.page.get_by_role("button", name="Remove s1").click()
+    expect(row).to_have_count(0)
+    expect(visitor.page.locator("#directives")).to_contain_text("in force no longer")
 
 
 def test_the_journal_is_searched_sorted_and_paged_without_a_reload(home, visit, attempt):

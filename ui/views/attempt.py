@@ -27,6 +27,13 @@ class FindingLine(View):
     hint: str
 
 
+class Review(View):
+    """What the linter said of a delta."""
+
+    verdict: str
+    findings: list[str]
+
+
 class Query(View):
     """A SQL question that was asked before the proposal, and its answer."""
 
@@ -34,6 +41,7 @@ class Query(View):
     columns: list[str]
     rows: list[list[str]]
     error: str | None
+    finding: str = Field(description="What the persona read out of it")
 
 
 class Message(View):
@@ -85,6 +93,8 @@ class AttemptView(View):
     origin: Origin | None
     imported: Imported | None
     findings: list[FindingLine]
+    reviews: list[Review] = Field(description="What the linter said of each delta it saw")
+    steering: list[tuple[str, str]] = Field(description="Id and text of directives that were in its prompts")
     queries: list[Query]
     patch: list[dict[str, Any]] = Field(description="RFC 6902 operations against `base`")
     against_production: list[dict[str, Any]] = Field(description="The same candidate against production")
@@ -139,6 +149,11 @@ def attempt_view(
             )
             for each in attempt.findings
         ],
+        reviews=[
+            Review(verdict=str(each["verdict"]), findings=[str(said) for said in each.get("findings", ())])
+            for each in attempt.reviews
+        ],
+        steering=[(each, _directive(each, snapshot)) for each in attempt.steering],
         queries=[_query(each) for each in attempt.insights],
         patch=attempt.patch,
         against_production=attempt.changes,
@@ -227,6 +242,11 @@ def _measured(comparison: Mapping[str, Any]) -> list[Measured]:
     ]
 
 
+def _directive(identifier: str, snapshot: Snapshot) -> str:
+    """Its text; a sentence of the run's own settings has no row."""
+    return next((each.text for each in snapshot.directives if each.id == identifier), "")
+
+
 def _query(insight: Mapping[str, Any]) -> Query:
     """The tables that agents are shown are Markdown; a page shows cells."""
     lines = [line for line in str(insight.get("table") or "").splitlines() if line.startswith("|")]
@@ -236,6 +256,7 @@ def _query(insight: Mapping[str, Any]) -> Query:
         columns=cells[0] if cells else [],
         rows=cells[2:],
         error=insight.get("error"),
+        finding=str(insight.get("finding") or ""),
     )
 
 

@@ -69,7 +69,7 @@ class Series(View):
     higher_is_better: bool
     margin: float = Field(description="The lift that is no longer acceptable, with its sign")
     points: list[Point]
-    final: EffectLine | None = Field(description="At the horizon")
+    final: EffectLine | None = Field(default=None, description="Read at the horizon, with a fixed interval")
 
 
 class Power(View):

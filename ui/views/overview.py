@@ -73,6 +73,7 @@ class RunLine(View):
     resume: str | None = Field(description="The command that goes on with it")
     model: str
     note: str
+    attempts: Rate = Field(description="Those it made so far")
     doing: list[DoingLine]
 
 
@@ -178,7 +179,7 @@ def overview(snapshot: Snapshot) -> Overview:
 def run_line(run: Run, snapshot: Snapshot) -> RunLine:
     """A run as it is at the snapshot's time."""
     activity, summary = run.activity, run.summary
-    finished = sum(attempt.run == run.name for attempt in snapshot.attempts)
+    made = [attempt for attempt in snapshot.attempts if attempt.run == run.name]
     working = activity is not None and not activity.gone
     stopped = (summary or {}).get("stopped")
     if working and activity is not None:
@@ -201,13 +202,14 @@ def run_line(run: Run, snapshot: Snapshot) -> RunLine:
         run=run.name,
         state=state,
         steps=run.plan.steps,
-        finished=finished,
+        finished=len(made),
         since=activity.begun if activity else datetime.fromisoformat(run.plan.created_at),
         last=activity.at if activity else None,
         reason=str(stopped or ""),
         resume=f"python cli.py run --resume {run.name}" if state in ("gone", "stopped") else None,
         model=str(run.plan.context.get("model") or "embedded engineer"),
         note=activity.note if activity and working else "",
+        attempts=rate(run.name, made),
         doing=doing,
     )
 
