@@ -212,8 +212,8 @@ class Operations:
 def require_progress(predictions: Float32, positive: npt.NDArray[np.bool_]) -> None:
     """ToolError where a training ended without an error and surely learned nothing.
 
-    On later rows, even an AUC of two standard errors of coins more than what was found would be nearly that of
-    coins. Few rows never say so surely.
+    On later rows, even an AUC of two standard errors of coins more than what was found would be nearly that
+    of coins. Few rows never say so surely.
     """
     yes, no = int(positive.sum()), int((~positive).sum())
     if not yes or not no:
@@ -221,8 +221,8 @@ def require_progress(predictions: Float32, positive: npt.NDArray[np.bool_]) -> N
     found, coins = auc(predictions, positive), math.sqrt((yes + no + 1) / (12 * yes * no))
     if found + 2 * coins < NO_PROGRESS:
         raise ToolError(
-            f"The training made no progress: on {yes + no:,} later rows its AUC is {found:.4f}, as coins have "
-            "it. Look at the optimizer's step and at the label."
+            f"The training made no progress: on {yes + no:,} later rows its AUC is {found:.4f}, as coins "
+            "have it. Look at the optimizer's step and at the label."
         )
 
 
