@@ -154,7 +154,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, str | dict[str, Any] | V
 NESTED = {
     *("changes", "against", "metrics", "patch", "phi", "findings", "insights", "comparison", "origin"),
     *("imported", "proxy", "times", "validation", "approvals", "artifacts", "plan", "readings", "effects"),
-    *("decision", "usage", "reviews", "steering"),
+    *("decision", "usage", "reviews", "steering", "inspections"),
 }
 
 

@@ -69,7 +69,13 @@ class Spending:
             with self.store.transaction() as access:
                 access.execute(
                     "INSERT INTO evorank_calls (id, surface, run, at, data) VALUES (?, ?, ?, ?, ?)",
-                    *(uuid.uuid4().hex, self.surface, account.run, call.at, call.model_dump_json()),
+                    *(
+                        f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}",
+                        self.surface,
+                        account.run,
+                        call.at,
+                        call.model_dump_json(),
+                    ),
                 )
             if account.run in self._totals:
                 self._totals[account.run] += usage
@@ -79,7 +85,7 @@ class Spending:
         of_run, values = ("run IS NULL", ()) if run is None else ("run = ?", (run,))
         with self.store.reading() as access:
             rows = access.execute(
-                f"SELECT data FROM evorank_calls WHERE surface = ? AND {of_run} ORDER BY at, id",
+                f"SELECT data FROM evorank_calls WHERE surface = ? AND {of_run} ORDER BY id",
                 *(self.surface, *values),
             )
         calls = [Call.model_validate_json(data) for (data,) in rows]

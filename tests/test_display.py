@@ -150,7 +150,7 @@ def test_the_end_of_a_run_says_who_won_how_often():
     summary |= {"outcomes": counts | {"refused": 1}, "report_seconds": 0.0, "files": {}, "note": ""}
     summary |= {"personas": {"optimizer": counts, "reward": {"refused": 1}}, "switched_off": {}}
     summary |= {"categories": {"explore": {"better": 1}, "exploit": {"worse": 2}}, "experiments": []}
-    summary |= {"linter": {"read": 4, "caught": 2, "in_vain": 0, "missed": 1}, "costs": []}
+    summary |= {"linter": {"read": 4, "caught": 2, "in_vain": 0, "missed": 1}, "costs": [], "waiting": []}
     print_summary(nothing | summary, console)
     assert isinstance(console.file, io.StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines()]

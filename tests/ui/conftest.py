@@ -11,7 +11,7 @@ import pytest
 # `lived`, and the graph's `planted` and `tiny`, help these tests; they are no test modules.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lived import live
+from both_loops import live
 
 from evorank.graph.context import Context, close_sessions
 from evorank.graph.journal import Journal, thread_id

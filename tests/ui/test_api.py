@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lived import TOKEN
+from both_loops import TOKEN
 
 from evorank.graph.context import Context
 from evorank.graph.schedule import Schedule

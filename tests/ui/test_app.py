@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import duckdb
 import pytest
-from lived import HOSTILE, TOKEN
+from both_loops import HOSTILE, TOKEN
 
 pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
 

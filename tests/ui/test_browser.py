@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from lived import TOKEN, serving
+from both_loops import TOKEN, serving
 
 from evorank.graph.activity import Activity, Doing, read_activity
 from evorank.graph.context import Context

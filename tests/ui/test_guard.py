@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lived import TOKEN
+from both_loops import TOKEN
 
 pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from lived import HOSTILE
+from both_loops import HOSTILE
 from typer.testing import CliRunner
 
 from evorank.cli import app
