@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-# `lived`, and the graph's `planted` and `tiny`, help these tests; they are no test modules.
+# `both_loops`, and the graph's `planted` and `tiny`, help these tests; they are no test modules.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from both_loops import live
