@@ -23,3 +23,12 @@ def pool():
     """Real worker processes, shared by all test files because they take seconds to start."""
     with LocalPool(workers=2, limit=60.0) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def shared(pool):
+    """Whatever this process opens trainers for in a test file gets that pool, and cannot close it."""
+    from commands import trained_by
+
+    with trained_by(pool):
+        yield

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, trained_by, typed
+from commands import ROOT, typed
 from commands import one_error as error_of
 
 sys.path.insert(0, str(Path(__file__).parent / "graph"))
@@ -43,10 +43,7 @@ def template(tmp_path_factory):
     return home
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared(pool):
-    with trained_by(pool):
-        yield
+pytestmark = pytest.mark.usefixtures("shared")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from evorank.graph import Context, Journal
 
 
 @pytest.mark.heavy
-def test_the_loop_runs_inside_an_app_with_another_state_in_both_ways(home, load, capsys):
+def test_the_loop_runs_inside_an_app_with_another_state_in_both_ways(home, shared, load, capsys):
     example = load("subgraph/weekly_review.py", "--steps", 2, "--home", home, "--surface", "tiny")
     example.main()
     memo = capsys.readouterr().out

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evorank.model.config import default_phi
 from evorank.model.errors import ConfigurationError, EvorankError, ToolError
 from evorank.model.system import Objective
 from evorank.tools.evaluator.executor import Job
@@ -121,9 +120,7 @@ def test_a_broken_training_and_a_wrong_phi_say_what_they_say_locally(remote, dat
 def test_what_was_trained_and_exported_on_a_node_is_scored_here_to_the_last_bit(
     remote, pool, dataset, tmp_path
 ):
-    phi = default_phi(label="click", factors={}, batch_size=512, embedding_dim=4)
-    wanted = replace(job(dataset), system="evorank.model.ranker:NeuralRanker", production=phi, phi=phi)
-    rows, scores = dataset.rows("validation"), []
+    wanted, rows, scores = job(dataset), dataset.rows("validation"), []
     for name, executor in (("here", pool), ("there", remote)):
         directory = tmp_path / name
         found = executor.result(executor.submit(replace(wanted, artifact=directory)), timeout=120)
@@ -232,7 +229,7 @@ def test_jobs_of_a_node_that_dies_move_to_the_others_and_a_cluster_without_nodes
         RayPool(cluster.address)
     remote.close()
     with RayPool(cluster.address, limit=60.0) as own:
-        ids = [own.submit(job(dataset, seed=seed, burn=3.0)) for seed in range(2)]
+        ids = [own.submit(job(dataset, seed=seed, burn=1.5)) for seed in range(2)]
         until(lambda: len(running(own)) == 2)
         nodes = {node.node_id: node for node in cluster.worker_nodes}
         victim = running(own)[0].node
