@@ -42,6 +42,8 @@ __all__ = [
 
 Link = Callable[[str], str | None]
 """Id -> where it is shown, None: nowhere."""
+NEWEST = 300
+"""Candidates of a side that a swarm shows."""
 CROWDED = 120
 """From so many candidates on, only winners show their intervals."""
 ORDER = ("better", "cheaper", "equal", "inconclusive", "worse", "duplicate", "refused", "failed")
@@ -158,7 +160,7 @@ def swarm(sides: Sequence[Side], metric: str, link: Link, width: float = 760) ->
         middle = room.top + depth * (number_ + 0.5)
         drawn.append(text(room.left - 12, middle + 4, side.name[:20], "label", "end"))
         taken: dict[int, int] = {}
-        for each in side.candidates.get(metric, ()):
+        for each in side.candidates.get(metric, [])[-NEWEST:]:
             if each.gain is None:
                 continue
             column = round(x.clamp(each.gain[1]) / step)
@@ -166,6 +168,7 @@ def swarm(sides: Sequence[Side], metric: str, link: Link, width: float = 760) ->
             shift = max(-32.0, min(32.0, place // 2 * (step if place % 2 else -step)))
             drawn.append(group([mark(each.outcome, column * step, middle + shift)], tip(each), link(each.id)))
     told = "; ".join(f"{side.name}: {len(side.candidates.get(metric, ()))} candidates" for side in sides)
+    told = f"{told}. Of each, the newest {NEWEST} are drawn."
     return figure(width, room.bottom + 22, f"Gain in {metric} by side", told, drawn, linked=True)
 
 

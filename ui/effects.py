@@ -38,12 +38,12 @@ def forest(effects: Sequence[EffectLine], title: str, width: float = 760) -> Mar
         if each.lift is not None and each.low is not None and each.high is not None
     ]
     depth = 38.0
-    room = Box(min(190.0, width / 4), 8, width - 150, 8 + depth * len(known))
+    room = Box(max(122.0, min(190.0, width / 4)), 8, width - 142, 8 + depth * len(known))
     ends = [0.0, *(end for _, low, _, high in known for end in (low, high))]
     ends += [_worst(each) for each, *_ in known if each.margin]
     pad = 0.06 * ((max(ends) - min(ends)) or 0.02)
     x = Scale(min(ends) - pad, max(ends) + pad, room.left, room.right)
-    drawn = columns(room, x, percent=True)
+    drawn = columns(room, x, percent=True, count=max(3, int(room.width / 64)))
     told = []
     for number, (each, low, lift, high) in enumerate(known):
         y = room.top + depth * (number + 0.5)

@@ -25,8 +25,9 @@ from evorank.ui.views.common import (
 
 __all__ = ["Generation", "Lineage", "Step", "Total", "lineage"]
 
-SHOWN = 240
-"""Candidates that are drawn under one production version; those that lead nowhere are left out first."""
+SHOWN, AT_LEAST = 600, 24
+"""Candidates that are drawn in all, and under one production version at least; those that lead nowhere are
+left out first."""
 
 
 class Step(View):
@@ -125,15 +126,14 @@ def _generations(snapshot: Snapshot) -> list[Generation]:
             for each in attempts
             if each.base in owner and owner[each.base] != each.id
         }
-        drawn = _worth_drawing(attempts, parents, snapshot)
+        drawn = _worth_drawing(attempts, parents, snapshot, max(AT_LEAST, SHOWN // len(groups)))
+        known = {each.id for each in drawn}
         found.append(
             Generation(
                 version=snapshot.version_of.get(production),
                 fingerprint=production,
                 candidates=[attempt_line(each, snapshot) for each in drawn],
-                parents={
-                    child: parent for child, parent in parents.items() if child in {a.id for a in drawn}
-                },
+                parents={child: parent for child, parent in parents.items() if child in known},
                 hidden=len(attempts) - len(drawn),
             )
         )
@@ -141,18 +141,18 @@ def _generations(snapshot: Snapshot) -> list[Generation]:
 
 
 def _worth_drawing(
-    attempts: Sequence[Attempt], parents: dict[str, str], snapshot: Snapshot
+    attempts: Sequence[Attempt], parents: dict[str, str], snapshot: Snapshot, room: int
 ) -> Sequence[Attempt]:
     """All where they are few; else first those that were tested live or led on, then winners, then the
     newest."""
-    if len(attempts) <= SHOWN:
+    if len(attempts) <= room:
         return attempts
     led = set(parents.values())
     rank = {
         each.id: (each.id in snapshot.tested, each.id in led, each.outcome in WINS, place)
         for place, each in enumerate(attempts)
     }
-    kept = set(sorted(rank, key=lambda each: rank[each], reverse=True)[:SHOWN])
+    kept = set(sorted(rank, key=lambda each: rank[each], reverse=True)[:room])
     return [each for each in attempts if each.id in kept]
 
 

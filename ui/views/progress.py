@@ -101,16 +101,15 @@ def progress(
             failures.append(line)
             failure_places.append(place)
             continue
-        panel = panels.setdefault(
-            line.metric,
-            Panel(
+        if line.metric not in panels:
+            panels[line.metric] = Panel(
                 metric=line.metric,
                 lower_is_better=line.lower_is_better,
                 places=[],
                 candidates=[],
                 best=_best(found[:end], line.metric, first),
-            ),
-        )
+            )
+        panel = panels[line.metric]
         panel.places.append(place)
         panel.candidates.append(line)
     return Progress(
