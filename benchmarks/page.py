@@ -232,8 +232,8 @@ def latency(browser: Any, address: str, home: Path) -> float:
 
 def show(rows: list[dict[str, Any]]) -> None:
     columns = ("records", "view", "first paint, or seen after, ms", "KB sent", "KB unpacked", "requests")
-    print(f"| {' | '.join(columns)} | CPU of this process, ms |
-|--:|---|--:|--:|--:|--:|--:|")
+    print(f"| {' | '.join(columns)} | CPU of this process, ms |")
+    print("|--:|---|--:|--:|--:|--:|--:|")
     for row in rows:
         cells = [
             f"{row['paint']:.0f}" if "paint" in row else "",
