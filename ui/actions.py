@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from evorank.graph.context import Context
+from evorank.graph.inspections import Inspection, Inspections
 from evorank.graph.schedule import Schedule
 from evorank.graph.status import Action, refused, request
 from evorank.graph.steering import Steering, until
@@ -16,7 +17,18 @@ from evorank.ui.source import Source
 from evorank.ui.views.common import View
 from evorank.ui.views.experiment import ACTIONS
 
-__all__ = ["Asked", "Directed", "Removed", "Said", "ask", "direct", "possible", "remove"]
+__all__ = [
+    "Asked",
+    "Directed",
+    "Inspected",
+    "Removed",
+    "Said",
+    "ask",
+    "direct",
+    "inspect",
+    "possible",
+    "remove",
+]
 
 
 class Asked(View):
@@ -44,6 +56,12 @@ class Removed(View):
     """Who takes a directive out of force."""
 
     by: str = Field(min_length=1, max_length=100)
+
+
+class Inspected(Inspection):
+    """What somebody says of a candidate that waits to be looked at."""
+
+    by: str = Field(min_length=1, max_length=100, description="Who decides")
 
 
 class Said(View):
@@ -76,6 +94,18 @@ def remove(source: Source, surface: str, identifier: str, by: str) -> Said:
     """Take a directive out of force. ConfigurationError: there is none of this id in force."""
     removed = Steering(source.store, source.snapshot(surface).surface).remove(identifier, by)
     return Said(said=f"{removed.id} is in force no longer.")
+
+
+def inspect(source: Source, surface: str, attempt: str, said: Inspected) -> Said:
+    """Answer the question about a candidate; whoever goes on with its run finds the answer.
+    ConfigurationError: it does not wait for one."""
+    if said.action == "reject" and not said.reason.strip():
+        raise ConfigurationError("`reason` is needed to reject: the journal and later prompts are told why.")
+    if all(each["attempt"] != attempt for each in source.snapshot(surface).inspections):
+        raise ConfigurationError(f"candidate {attempt[:8]} does not wait for a person.")
+    answer = Inspection(**said.model_dump(exclude_unset=True, by_alias=True))
+    about = Inspections(source.store).answer(attempt, answer)
+    return Said(said=f"{said.action} {attempt[:8]}. Go on with: python cli.py run --resume {about['run']}")
 
 
 def possible(source: Source, surface: str, experiment: str) -> list[str]:

@@ -12,12 +12,24 @@ from fastapi.security import HTTPBearer
 from pydantic import Field
 
 from evorank.model.errors import ConfigurationError
-from evorank.ui.actions import Asked, Directed, Removed, Said, ask, direct, possible, remove
+from evorank.ui.actions import (
+    Asked,
+    Directed,
+    Inspected,
+    Removed,
+    Said,
+    ask,
+    direct,
+    inspect,
+    possible,
+    remove,
+)
 from evorank.ui.guard import bearer, is_token
 from evorank.ui.source import Snapshot, Source
 from evorank.ui.views import attempt as attempts
 from evorank.ui.views import compare as comparing
 from evorank.ui.views import experiment as tests
+from evorank.ui.views import inspection as inspecting
 from evorank.ui.views import journal as journals
 from evorank.ui.views import lineage as lineages
 from evorank.ui.views import overview as overviews
@@ -154,6 +166,19 @@ def router(source: Source, token: str) -> APIRouter:
     def steering(found: here) -> steered.Steering:
         """What proposals are to heed, and what the journal taught."""
         return steered.steering(found)
+
+    @made.get("/inspections")
+    def inspections(found: here) -> list[inspecting.InspectionView]:
+        """Candidates that a run asks a person about before it measures them, oldest first."""
+        return [
+            inspecting.inspection_view(about, found, lambda mark: source.phi(found.surface, mark))
+            for about in found.inspections
+        ]
+
+    @made.post("/inspections/{identifier}", **acts)
+    def decide(identifier: Identifier, said: Inspected, found: here) -> Said:
+        """Approve, edit or reject one of them; the run goes on with `run --resume`."""
+        return _told(lambda: inspect(source, found.surface, identifier, said))
 
     @made.post("/directives", **acts)
     def add(asked: Directed, found: here) -> Said:

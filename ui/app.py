@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,13 +20,25 @@ from starlette.middleware.gzip import GZipMiddleware
 from evorank.graph.export import FORMATS, export
 from evorank.model.errors import ConfigurationError, EvorankError
 from evorank.ui import api, events
-from evorank.ui.actions import Asked, Directed, Removed, Said, ask, direct, possible, remove
+from evorank.ui.actions import (
+    Asked,
+    Directed,
+    Inspected,
+    Removed,
+    Said,
+    ask,
+    direct,
+    inspect,
+    possible,
+    remove,
+)
 from evorank.ui.guard import Guard, is_token
 from evorank.ui.render import STATIC, environment
 from evorank.ui.source import Snapshot, Source
 from evorank.ui.views.attempt import attempt_view
 from evorank.ui.views.compare import By, Comparison, compare
 from evorank.ui.views.experiment import experiment_view
+from evorank.ui.views.inspection import inspection_view
 from evorank.ui.views.journal import Query, experiments, journal, matching
 from evorank.ui.views.lineage import lineage
 from evorank.ui.views.overview import audit_view, overview
@@ -84,6 +97,7 @@ def create_app(
         ("/experiments/{identifier}", pages.experiment),
         ("/lineage", pages.lineage),
         ("/steering", pages.steering),
+        ("/inspections/{identifier}", pages.inspection),
         ("/compare", pages.compare),
         ("/events", pages.events),
     ):
@@ -92,6 +106,7 @@ def create_app(
         ("/experiments/{identifier}/actions", pages.act),
         ("/steering", pages.direct),
         ("/steering/{identifier}/remove", pages.remove),
+        ("/inspections/{identifier}", pages.inspect),
     ):
         app.add_api_route(path, action, methods=["POST"], include_in_schema=False, response_model=None)
 
@@ -122,9 +137,9 @@ class Pages:
 
     def overview(self, request: Request) -> Response:
         found = self._snapshot(request)
-        live = ["numbers", "now", "rates", "spent", "recent"]
+        live = ["numbers", "now", "waiting", "rates", "spent", "recent"]
         online = bool(found.spec and found.spec.online)
-        return self._page(request, "overview", overview(found), found, live + ["waiting", "tests"] * online)
+        return self._page(request, "overview", overview(found), found, live + ["tests"] * online)
 
     def audit(self, request: Request) -> Response:
         """A part of the overview that asks the platform, so the rest does not wait for it."""
@@ -210,6 +225,25 @@ class Pages:
             return remove(self.source, surface, identifier, _parse(Removed, given).by)
 
         return await self._asked(request, "/steering", told)
+
+    async def inspect(self, request: Request, identifier: str) -> Response:
+        def told(surface: str, given: Mapping[str, str]) -> Said:
+            asked: dict[str, Any] = {
+                name: given[name] for name in ("action", "by", "reason") if name in given
+            }
+            if given.get("action") == "edit":
+                asked["patch"] = _json(given.get("patch", ""))
+            return inspect(self.source, surface, identifier, _parse(Inspected, asked))
+
+        return await self._asked(request, "/", told)
+
+    def inspection(self, request: Request, identifier: str) -> Response:
+        found = self._snapshot(request)
+        about = next((each for each in found.inspections if each["attempt"] == identifier), None)
+        if about is None:
+            raise NotFoundError(f"no candidate {identifier!r} waits for a person on {found.surface!r}.")
+        view = inspection_view(about, found, lambda mark: self.source.phi(found.surface, mark))
+        return self._page(request, "inspection", view, found, [], here="/")
 
     async def _asked(
         self, request: Request, page: str, act: Callable[[str, Mapping[str, str]], Said]
@@ -308,7 +342,14 @@ def _given(request: Request) -> dict[str, str]:
     return {name: value for name, value in request.query_params.items() if value != ""}
 
 
-def _parse(kind: type[Any], given: Mapping[str, str]) -> Any:
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UnreadError(f"`patch` is not JSON: {error}.") from error
+
+
+def _parse(kind: type[Any], given: Mapping[str, Any]) -> Any:
     try:
         return kind.model_validate({name: given[name] for name in kind.model_fields if name in given})
     except ValidationError as error:

@@ -18,6 +18,7 @@ from typing import Any
 from evorank.graph.activity import Activity, read_activity
 from evorank.graph.context import Context
 from evorank.graph.ideas import Ideas
+from evorank.graph.inspections import Inspections
 from evorank.graph.journal import Journal
 from evorank.graph.notes import Kept, Notes
 from evorank.graph.plan import Plan
@@ -78,6 +79,8 @@ class Snapshot:
     notes: Sequence[Kept] = ()
     personas: Sequence[str] = ()
     """Who may be asked."""
+    inspections: Sequence[dict[str, Any]] = ()
+    """Candidates that a run asks a person about, oldest first."""
     calls: Sequence[Call] = ()
     """Every question to a chat model."""
     home: str = ""
@@ -233,6 +236,7 @@ class Source:
             directives=Steering(self.store, name).all(),
             notes=Notes(self.store, name).all(),
             personas=self._personas(),
+            inspections=Inspections(self.store).waiting(surface=name),
             calls=self._spent(name),
             home=str(self.home),
             store=self.store.name,

@@ -9,6 +9,9 @@ from evorank.graph.context import Context
 from evorank.graph.schedule import Schedule
 from evorank.ui.source import Source
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Overriding standard format", "ignore:The anyio.abc.BlockingPortal alias"
+)
 pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 

@@ -16,8 +16,11 @@ from starlette.testclient import TestClient
 
 from evorank.graph.context import Context
 from evorank.graph.notes import Finding, Kept, Notes
+from evorank.graph.plan import new_plan
 from evorank.graph.recording import Head, Line
+from evorank.graph.runs import carry_out
 from evorank.graph.steering import Steering
+from evorank.tools.evaluator.local import LocalPool
 from evorank.ui.app import VIEWS, create_app
 from evorank.ui.source import Source
 
@@ -167,6 +170,54 @@ def test_what_was_asked_of_proposals_and_what_the_journal_taught_is_told_with_it
         HOSTILE,
     ):
         assert told in page.text, told
+
+
+def test_a_candidate_that_a_run_asks_about_is_looked_at_edited_and_measured(home):
+    with LocalPool(1) as pool:
+        context = Context(
+            surface="tiny",
+            home=str(home),
+            parallel=1,
+            seeds=2,
+            pool=pool,
+            personas=["optimizer"],
+            inspect=True,
+        )
+        plan = new_plan(context, 1)
+        assert "wait for a person" in carry_out(plan, context).stopped
+        source = Source(Context(surface="tiny", home=str(home)))
+        client = TestClient(
+            create_app(source, TOKEN, PORT, "ada"),
+            base_url=f"http://127.0.0.1:{PORT}",
+            headers={"authorization": f"Bearer {TOKEN}"},
+            follow_redirects=False,
+        )
+        (about,) = source.snapshot().inspections
+        path = f"/inspections/{about['attempt']}"
+        assert path in opened(client, "/").links
+        page = opened(client, path)
+        assert "It is not measured before somebody has looked at it" in page.text
+        assert "optimizer." in page.text
+        (shown,) = client.get("/api/inspections").json()
+        assert shown["patch"] == about["patch"]
+
+        answer = {"token": TOKEN, "surface": "tiny", "by": "grace"}
+        assert client.post(path, data=answer | {"action": "reject"}).status_code == 409
+        assert client.post(path, data=answer | {"action": "edit", "patch": "no json"}).status_code == 409
+        assert client.post(path, data=answer | {"action": "approve", "token": "x"}).status_code == 403
+        mine = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.03}]
+        edited = answer | {"action": "edit", "patch": json.dumps(mine), "reason": "smaller"}
+        assert client.post(path, data=edited).status_code == 303
+        assert client.get(path).status_code == 404
+        assert client.post(f"/api{path}", json={"action": "approve", "by": "eve"}).status_code == 409
+
+        carry_out(plan, context)
+        (measured,) = [each for each in source.snapshot().attempts if each.run == plan.run]
+        assert measured.patch == mine
+        assert measured.comparison is not None
+        page = opened(client, f"/attempts/{measured.id}")
+        assert "Edited by grace before it was measured" in page.text
+        source.close()
 
 
 def test_prompts_and_answers_are_shown_of_a_run_that_was_recorded(finished, home, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from evorank.graph.recording import Line
-from evorank.graph.state import Attempt, Imported, Origin, Usage
+from evorank.graph.state import Attempt, Imported, Inspected, Origin, Usage
 from evorank.model.system import Phi
 from evorank.ui.source import Snapshot
 from evorank.ui.views.common import AttemptLine, View, attempt_line
@@ -93,6 +93,7 @@ class AttemptView(View):
     origin: Origin | None
     imported: Imported | None
     findings: list[FindingLine]
+    inspections: list[Inspected] = Field(description="What people said of it before it was measured")
     reviews: list[Review] = Field(description="What the linter said of each delta it saw")
     steering: list[tuple[str, str]] = Field(description="Id and text of directives that were in its prompts")
     queries: list[Query]
@@ -149,6 +150,7 @@ def attempt_view(
             )
             for each in attempt.findings
         ],
+        inspections=attempt.inspections,
         reviews=[
             Review(verdict=str(each["verdict"]), findings=[str(said) for said in each.get("findings", ())])
             for each in attempt.reviews

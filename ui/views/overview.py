@@ -26,6 +26,7 @@ from evorank.ui.views.common import (
     rates,
     total,
 )
+from evorank.ui.views.inspection import Waiting, waiting
 
 __all__ = ["AuditView", "Overview", "Pace", "RunLine", "VersionLine", "audit_view", "overview", "run_line"]
 
@@ -116,7 +117,8 @@ class Overview(View):
     by_persona: list[Rate]
     by_category: list[Rate]
     by_model: list[Rate]
-    waiting: list[ExperimentLine] = Field(description="What waits for a person")
+    waiting: list[ExperimentLine] = Field(description="Live tests that wait for a person")
+    inspections: list[Waiting] = Field(description="Candidates that do, before they are measured")
     live: list[ExperimentLine]
     queue: list[ExperimentLine]
     launches: list[ExperimentLine]
@@ -161,6 +163,7 @@ def overview(snapshot: Snapshot) -> Overview:
         by_category=rates(own, "category"),
         by_model=rates(own, "model"),
         waiting=[line for line in lines if line.waits_for == "approval"],
+        inspections=waiting(snapshot),
         live=[
             line
             for line in lines
