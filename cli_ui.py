@@ -64,7 +64,10 @@ def ui(
 
                 webbrowser.open(address)
 
-        serve(_context(surface=surface, store=store, home=home), port, tell)
+        try:
+            serve(_context(surface=surface, store=store, home=home), port, tell)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
 
 
 def report(

@@ -63,7 +63,7 @@ def another_run(home: Path) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(600)  # its running steps finish
 
 
 @contextmanager

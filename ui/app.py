@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 from urllib.parse import parse_qs, urlencode
@@ -94,6 +94,7 @@ def create_app(
         ("/journal/export.{ending}", pages.export),
         ("/attempts/{identifier}", pages.attempt),
         ("/experiments", pages.experiments),
+        ("/experiments/export.{ending}", pages.export_experiments),
         ("/experiments/{identifier}", pages.experiment),
         ("/lineage", pages.lineage),
         ("/steering", pages.steering),
@@ -178,17 +179,12 @@ class Pages:
 
     def export(self, request: Request, ending: str) -> Response:
         """All that the table would show, as a file."""
-        if f".{ending}" not in FORMATS:
-            raise NotFoundError(f"the journal is exported as csv, parquet or jsonl, not as {ending!r}.")
         found = self._snapshot(request)
-        folder = tempfile.TemporaryDirectory()
-        out = Path(folder.name) / f"{found.surface}-journal.{ending}"
-        try:
-            export(matching(found, _parse(Query, _given(request))), out)
-        except BaseException:
-            folder.cleanup()
-            raise
-        return FileResponse(out, filename=out.name, background=BackgroundTask(folder.cleanup))
+        return _file(matching(found, _parse(Query, _given(request))), f"{found.surface}-journal", ending)
+
+    def export_experiments(self, request: Request, ending: str) -> Response:
+        found = self._snapshot(request)
+        return _file(list(found.experiments), f"{found.surface}-live-tests", ending)
 
     def attempt(self, request: Request, identifier: str) -> Response:
         found, attempt = _found(self._snapshot(request), "attempt", identifier)
@@ -340,6 +336,20 @@ def compared(source: Source, found: Snapshot, by: str, one: str | None, two: str
 def _given(request: Request) -> dict[str, str]:
     """What the address asks for. A field that was left empty was not asked for."""
     return {name: value for name, value in request.query_params.items() if value != ""}
+
+
+def _file(records: Sequence[Any], name: str, ending: str) -> Response:
+    """Records as a file that the browser keeps."""
+    if f".{ending}" not in FORMATS:
+        raise NotFoundError(f"the journal is exported as csv, parquet or jsonl, not as {ending!r}.")
+    folder = tempfile.TemporaryDirectory()
+    out = Path(folder.name) / f"{name}.{ending}"
+    try:
+        export(records, out)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return FileResponse(out, filename=out.name, background=BackgroundTask(folder.cleanup))
 
 
 def _json(text: str) -> Any:

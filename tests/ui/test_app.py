@@ -291,6 +291,8 @@ def test_the_table_is_exported_as_it_is_filtered(client, source, tmp_path):
         counted = duckdb.connect().execute(f"SELECT count(*) FROM '{tmp_path}/out.{ending}'").fetchone()
         assert counted == (len(wanted),)
     assert client.get("/journal/export.csv?persona=reward").status_code == 409
+    lines = client.get("/experiments/export.jsonl").text.splitlines()
+    assert {json.loads(line)["id"] for line in lines} == set(source.snapshot().experiment_of)
 
 
 def test_the_page_names_every_part_that_it_replaces(client):
