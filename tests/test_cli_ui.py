@@ -27,7 +27,11 @@ def home(tmp_path):
 
 def test_it_prints_an_address_with_its_token_and_what_it_reads_and_ends_at_ctrl_c(home):
     command = [sys.executable, str(ROOT / "cli.py"), "ui", "--port", "0", "--home", str(home)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Who starts the tests in the background leaves them a Ctrl-C that is ignored.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard
+    ) as process:
         address = process.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:")
         assert "journal.sqlite" in process.stdout.readline()
