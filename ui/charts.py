@@ -23,9 +23,10 @@ from evorank.ui.svg import (
     text,
     ticks,
 )
-from evorank.ui.views.common import OUTCOMES, WINS, AttemptLine, Rate
+from evorank.ui.views.common import OUTCOMES, WINS, AttemptLine
 from evorank.ui.views.compare import Side
 from evorank.ui.views.progress import Panel, Progress
+from evorank.ui.views.rates import Rate
 
 __all__ = [
     "Link",

@@ -11,11 +11,12 @@ from evorank.ui import charts, effects
 from evorank.ui.svg import Scale, figure, group, mark, number, signed, text, tick_text, ticks
 from evorank.ui.tree import tree
 from evorank.ui.views.attempt import attempt_view
-from evorank.ui.views.common import OUTCOMES, EffectLine, rate
+from evorank.ui.views.common import OUTCOMES, EffectLine
 from evorank.ui.views.compare import compare
 from evorank.ui.views.experiment import Day, Point, Series
 from evorank.ui.views.lineage import lineage
 from evorank.ui.views.progress import progress
+from evorank.ui.views.rates import rate
 
 NASTY = "\"><script>alert(1)</script>&<b a='1'"
 

@@ -14,13 +14,14 @@ from evorank.graph.versions import Version
 from evorank.model.delta import fingerprint
 from evorank.ui.source import Run, Snapshot
 from evorank.ui.views.attempt import attempt_view
-from evorank.ui.views.common import in_words, rate, wilson
+from evorank.ui.views.common import in_words
 from evorank.ui.views.compare import compare
 from evorank.ui.views.difference import flat, side_by_side
 from evorank.ui.views.experiment import experiment_view
 from evorank.ui.views.journal import Query, journal
 from evorank.ui.views.lineage import lineage
 from evorank.ui.views.overview import overview, run_line
+from evorank.ui.views.rates import rate, wilson
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

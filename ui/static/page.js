@@ -12,7 +12,10 @@ function listen() {
   const source = new EventSource(document.body.dataset.events);
   source.addEventListener("open", () => say("live", "live"));
   source.addEventListener("changed", () => htmx.trigger(document.body, "changed"));
-  source.addEventListener("error", () => say("not connected, trying again", "lost"));
+  source.addEventListener("error", () => {
+    const refused = source.readyState === EventSource.CLOSED; // by another server: its token is another
+    say(refused ? "refused: open the address that was printed last" : "not connected, trying again", "lost");
+  });
   addEventListener("pagehide", () => source.close());
 }
 

@@ -9,16 +9,8 @@ from pydantic import Field
 
 from evorank.graph.state import Attempt, Usage
 from evorank.ui.source import Snapshot
-from evorank.ui.views.common import (
-    AttemptLine,
-    ExperimentLine,
-    Rate,
-    View,
-    attempt_line,
-    experiment_line,
-    rate,
-    total,
-)
+from evorank.ui.views.common import AttemptLine, ExperimentLine, View, attempt_line, experiment_line
+from evorank.ui.views.rates import Rate, rate, total
 
 __all__ = ["By", "Comparison", "Side", "compare"]
 

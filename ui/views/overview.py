@@ -16,17 +16,13 @@ from evorank.ui.views.common import (
     AttemptLine,
     EffectLine,
     ExperimentLine,
-    Rate,
-    Spent,
     View,
     attempt_line,
     effect_line,
     experiment_line,
-    rate,
-    rates,
-    total,
 )
 from evorank.ui.views.inspection import Waiting, waiting
+from evorank.ui.views.rates import Rate, Spent, rate, rates, total
 
 __all__ = ["AuditView", "Overview", "Pace", "RunLine", "VersionLine", "audit_view", "overview", "run_line"]
 

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from evorank.graph.state import Attempt
 from evorank.ui.source import Snapshot
-from evorank.ui.views.common import AttemptLine, Rate, View, attempt_line, rates
+from evorank.ui.views.common import AttemptLine, View, attempt_line
+from evorank.ui.views.rates import Rate, rates
 
-__all__ = ["Filter", "Launch", "Panel", "Progress", "progress"]
+__all__ = ["Filter", "Launch", "Panel", "Progress", "Window", "progress"]
 
 WINDOW = 300
 """Candidates that are drawn with interval and link; a strip shows all others."""
@@ -31,6 +32,13 @@ class Filter(View):
             wanted is None or str(getattr(attempt, name) or "none") == wanted
             for name, wanted in self.model_dump().items()
         )
+
+
+class Window(Filter):
+    """Which of them are drawn, and what pass rates are grouped by."""
+
+    until: int | None = Field(default=None, ge=1, le=10**9, description="The place behind the last")
+    by: Literal["persona", "category", "model"] = "persona"
 
 
 class Launch(View):
