@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from evorank.terminal import Home, Json, console, errors_are_one_line, print_json
+from evorank.terminal import Home, Json, console, errors_are_one_line, print_json, read_json
 
 app = typer.Typer(
     help="Candidates that `run --inspect` asks about before it measures them.", no_args_is_help=True
@@ -73,12 +72,7 @@ def edit(
 ) -> None:
     """Let a candidate be measured with your delta in place of its own; one that is not valid asks again."""
     with errors_are_one_line():
-        from evorank.model.errors import ConfigurationError
-
-        try:
-            patch = json.loads(delta.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise ConfigurationError(f"`{delta}` is not a JSON file: {error}.") from error
+        patch = read_json(delta)
     _answer(home, which, action="edit", patch=patch, reason=why, by=by)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evorank.terminal import Home, Json, console, errors_are_one_line, print_json
+from evorank.terminal import Home, Json, console, errors_are_one_line, print_json, read_json
 
 if TYPE_CHECKING:
     from evorank.graph.operations import Operations
@@ -208,12 +208,8 @@ def submit(
     with errors_are_one_line():
         from evorank.graph.context import close_sessions
         from evorank.graph.tick import propose
-        from evorank.model.errors import ConfigurationError
 
-        try:
-            patch = json.loads(delta.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise ConfigurationError(f"`{delta}` is not a JSON file: {error}.") from error
+        patch = read_json(delta)
         try:
             identifier = propose(
                 _operations(surface=surface, store=store, home=home), patch, why=why, by=_who(by)

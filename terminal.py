@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Home", "Json", "console", "errors_are_one_line", "home_path", "print_json"]
+__all__ = ["Home", "Json", "console", "errors_are_one_line", "home_path", "print_json", "read_json"]
 
 Home = Annotated[
     Path | None,
@@ -37,6 +37,16 @@ def home_path(home: Path | None) -> Path:
     from evorank.graph.settings import load_settings
 
     return Path(load_settings({"home": str(home)} if home else {}).home)
+
+
+def read_json(path: Path) -> Any:
+    """What a file given by hand holds. ConfigurationError: it cannot be read, or is no JSON."""
+    from evorank.model.errors import ConfigurationError
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"`{path}` is not a JSON file: {error}.") from error
 
 
 def print_json(value: Any) -> None:

@@ -13,14 +13,10 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +27,7 @@ from evorank.graph.state import Attempt, Usage
 from evorank.graph.store import Store
 from evorank.model.delta import fingerprint
 from evorank.ui.report import make_report, write_html
+from evorank.ui.serve import serving
 from evorank.ui.source import Source
 
 VIEWS = ("/", "/progress", "/journal", "/journal?q=rate&sort=gain", "/lineage", "/compare", "/steering")
@@ -125,28 +122,6 @@ def make(home: Path, records: int) -> None:
     store.close()
 
 
-@contextmanager
-def serving(source: Source) -> Iterator[str]:
-    import uvicorn
-
-    from evorank.ui.app import create_app
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        app = create_app(source, TOKEN, port, "benchmark", lambda: server.should_exit)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 PAINT = """() => {
   const all = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
     .filter((each) => !each.name.endsWith("/events"));
@@ -174,7 +149,7 @@ def measure(records: int, chromium: str) -> list[dict[str, Any]]:
         rows.append(
             {"records": records, "what": "first read of the journal", "cpu": time.process_time() - begun}
         )
-        with serving(source) as address:
+        with serving(source, TOKEN, "benchmark") as address:
             for path in VIEWS:
                 tries = []
                 for _ in range(3):  # a fresh browser each time: nothing is cached

@@ -13,11 +13,9 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from evorank.graph.activity import read_activity
 from evorank.graph.context import Context, close_sessions
 from evorank.graph.operations import open_operations
 from evorank.graph.tick import propose, tick
+from evorank.ui.serve import serving
 from evorank.ui.source import Snapshot, Source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,28 +63,6 @@ def another_run(home: Path) -> Iterator[None]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(600)  # its running steps finish
-
-
-@contextmanager
-def serving(source: Source) -> Iterator[str]:
-    import uvicorn
-
-    from evorank.ui.app import create_app
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        app = create_app(source, TOKEN, port, "ada", lambda: server.should_exit)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def take(page: Any, address: str, path: str, out: Path, height: int, wait: str) -> None:
@@ -128,7 +105,7 @@ def main() -> None:
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         source = Source(Context(home=str(home)))
-        with serving(source) as address, another_run(home):
+        with serving(source, TOKEN, "ada") as address, another_run(home):
             for scheme in ("light", "dark"):
                 context = browser.new_context(color_scheme=scheme, device_scale_factor=1.5)
                 page = context.new_page()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
-import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from evorank.graph.runs import carry_out
 from evorank.graph.status import request
 from evorank.graph.tick import propose, tick
 from evorank.tools.evaluator.local import LocalPool
+from evorank.ui.serve import serving as server
 from evorank.ui.source import Source
 
 TOKEN = "a-token-of-32-characters-or-so-0000"
@@ -78,23 +76,8 @@ def _until(context: Context, done) -> None:
 @contextmanager
 def serving(home: Path, surface: str = "tiny"):
     """The page on a port of its own, as `evorank ui` serves it: its address, without the token."""
-    import uvicorn
-
-    from evorank.ui.app import create_app
-
-    source = Source(Context(surface=surface, home=str(home)))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        app = create_app(source, TOKEN, port, "ada", lambda: server.should_exit)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.should_exit = True
-            thread.join(10)
-            source.close()
+    with (
+        closing(Source(Context(surface=surface, home=str(home)))) as source,
+        server(source, TOKEN, "ada") as at,
+    ):
+        yield at
