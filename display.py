@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -99,7 +100,7 @@ def attempts_table(attempts: Sequence[Mapping[str, Any]], width: int, title: str
     table.add_column("persona", no_wrap=True)
     if wide:
         table.add_column("category", style="dim", no_wrap=True)
-    table.add_column("change against production", overflow="fold", min_width=18, max_width=60)
+    table.add_column("change against production", overflow="fold", min_width=14, max_width=60)
     table.add_column("difference [95%]", no_wrap=wide, min_width=18)
     table.add_column("verdict", no_wrap=True, min_width=12)
     if wide:
@@ -150,8 +151,8 @@ def experiments_table(experiments: Sequence[Mapping[str, Any]], title: str | Non
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("test", style="dim", no_wrap=True, min_width=8)
     table.add_column("by", no_wrap=True)
-    table.add_column("change against production", overflow="fold", min_width=18, max_width=60)
-    table.add_column("effect [95%]", overflow="fold", min_width=24)
+    table.add_column("change against production", overflow="fold", min_width=14, max_width=60)
+    table.add_column("effect [95%]", overflow="fold", min_width=20)
     table.add_column("", no_wrap=True, min_width=10)
     for each in experiments:
         state = str(each["result"] or each.get("waits_for") or each["phase"])
@@ -595,8 +596,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     if summary["note"]:
         _say(console, f"\n{summary['note']}")
     if summary["experiments"]:
-        tested = [each for each in summary["experiments"] if each["phase"] != "proposed"]
-        console.print(experiments_table(tested, "\nLive tests"))
+        met = [each for each in summary["experiments"] if each["effects"] or each["phase"] == "live"]
+        console.print(experiments_table(met, "\nLive tests"))
+        ended = Counter(
+            each["result"] for each in summary["experiments"] if each["result"] and each not in met
+        )
+        if ended:
+            told = ", ".join(f"{count} {result}" for result, count in sorted(ended.items()))
+            _say(console, f"  never shown to anybody: {told} (python cli.py journal list --online)", "dim")
         _say(console, f"  {summary['queued']} candidates wait in the queue", "dim")
     if summary["audit"]:
         _print_audit(summary["audit"], console)

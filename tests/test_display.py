@@ -142,16 +142,19 @@ def test_a_table_shows_id_change_difference_and_verdict_at_any_width(width: int)
         assert word in text
 
 
+COUNTS = {"better": 1, "worse": 2, "cheaper": 1}
+SUMMARY: dict[str, Any] = dict.fromkeys(("best", "test", "audit", "stopped", "resume", "days", "queued")) | {
+    "run": "r", "steps": 5, "finished": 5, "seconds": 2.0, "training_cpu_seconds": 1.0, "report_seconds": 0.0,
+    "outcomes": COUNTS | {"refused": 1}, "files": {}, "note": "", "switched_off": {}, "experiments": [],
+    "personas": {"optimizer": COUNTS, "reward": {"refused": 1}}, "costs": [], "waiting": [],
+    "categories": {"explore": {"better": 1}, "exploit": {"worse": 2}},
+    "linter": {"read": 4, "caught": 2, "in_vain": 0, "missed": 1},
+}  # fmt: skip
+
+
 def test_the_end_of_a_run_says_who_won_how_often():
     console = Console(file=io.StringIO(), width=120)
-    counts = {"better": 1, "worse": 2, "cheaper": 1}
-    nothing = dict.fromkeys(("best", "test", "audit", "stopped", "resume", "days", "queued"))
-    summary = {"run": "r", "steps": 5, "finished": 5, "seconds": 2.0, "training_cpu_seconds": 1.0}
-    summary |= {"outcomes": counts | {"refused": 1}, "report_seconds": 0.0, "files": {}, "note": ""}
-    summary |= {"personas": {"optimizer": counts, "reward": {"refused": 1}}, "switched_off": {}}
-    summary |= {"categories": {"explore": {"better": 1}, "exploit": {"worse": 2}}, "experiments": []}
-    summary |= {"linter": {"read": 4, "caught": 2, "in_vain": 0, "missed": 1}, "costs": [], "waiting": []}
-    print_summary(nothing | summary, console)
+    print_summary(SUMMARY, console)
     assert isinstance(console.file, io.StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines()]
     assert ["optimizer", "1", "1", "2", "0", "50%"] in rows
@@ -194,3 +197,18 @@ def test_an_attempt_shows_every_call_and_their_sum() -> None:
 def test_what_a_run_waits_for_is_shown(kind: str) -> None:
     text = "a:b: 429 slow down; asked again in 17 s"
     assert text in shown(kind, {"event": "trouble", "text": text})
+
+
+def test_how_a_live_test_ended_is_readable_in_eighty_columns_and_what_met_nobody_is_counted() -> None:
+    effect = {"metric": "active_days", "lift": 0.031, "lift_low": -0.012, "lift_high": 0.07, "level": 0.95}
+    one = {"id": "0123456789", "proposed_by": "architecture", "phase": "completed", "effects": [effect]}
+    one |= {"changes": [{"op": "replace", "path": "/architecture/layers/output", "value": "dense(h2, 1)"}]}
+    ended = [one | {"result": result} for result in ("launched", "no_launch", "superseded")]
+    refused = [one | {"result": "rejected", "effects": []}] * 2
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(SUMMARY | {"experiments": [*ended, *refused]}, console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert all(result in said for result in ("launched", "no_launch", "superseded"))
+    assert said.count("01234567") == 3
+    assert "never shown to anybody: 2 rejected" in said
