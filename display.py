@@ -598,11 +598,11 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     if summary["experiments"]:
         met = [each for each in summary["experiments"] if each["effects"] or each["phase"] == "live"]
         console.print(experiments_table(met, "\nLive tests"))
-        ended = Counter(
+        results = Counter(
             each["result"] for each in summary["experiments"] if each["result"] and each not in met
         )
-        if ended:
-            told = ", ".join(f"{count} {result}" for result, count in sorted(ended.items()))
+        if results:
+            told = ", ".join(f"{count} {result}" for result, count in sorted(results.items()))
             _say(console, f"  never shown to anybody: {told} (python cli.py journal list --online)", "dim")
         _say(console, f"  {summary['queued']} candidates wait in the queue", "dim")
     if summary["audit"]:
