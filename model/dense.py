@@ -1,14 +1,16 @@
-"""A dense layer: Glorot's initial weights, and float32 products by oneDNN, which torch keeps for bfloat16.
+"""A dense layer: Glorot's initial weights, and float32 products by the faster library of this processor.
 
 torch sends float32 products to MKL, and MKL runs its AVX2 kernels on processors that Intel did not make:
-89 of 190 GFLOP/s on an AMD EPYC with AVX-512. oneDNN's kernels know every x86 processor; results differ by
-rounding (5e-8 of a layer's output). Limits: first derivatives only, and plain `F.linear` below `NARROW`
-outputs, where torch has no oneDNN, where autocast asks for bfloat16, and on other devices.
+89 of 190 GFLOP/s on an AMD EPYC with AVX-512. There oneDNN, which torch keeps for bfloat16, takes over; on
+an Intel Xeon MKL is the faster one, 1.3 to 1.9 times. Results differ by rounding (5e-8 of a layer's output).
+Limits of oneDNN's: first derivatives only, and plain `F.linear` below `NARROW` outputs, where torch has no
+oneDNN, where autocast asks for bfloat16, and on other devices.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +40,7 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., a] with weight [b, a] and bias [b] -> x @ weight.T + bias [..., b], as `F.linear`."""
     half = torch.is_autocast_enabled("cpu") or x.dtype != torch.float32
-    if half or len(weight) < NARROW or x.device.type != "cpu" or not _there():
+    if AT_HOME or half or len(weight) < NARROW or x.device.type != "cpu" or not _there():
         return F.linear(x, weight, bias)
     flat = x.reshape(-1, x.shape[-1])
     product: Tensor = _Product.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
@@ -49,6 +51,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _there() -> bool:
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _made_by_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+
+
+AT_HOME = _made_by_intel()
+"""MKL is. Told by the maker's name and by no clock, since the bits of a loss must not depend on how busy a
+machine was; at import, since a locked child may not look."""
 
 
 def _times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

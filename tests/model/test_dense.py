@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evorank.model import dense
 from evorank.model.dense import Linear, linear
+
+
+@pytest.fixture(autouse=True, scope="module")
+def onednn():
+    """On every processor, also where MKL would be taken."""
+    taken, dense.AT_HOME = dense.AT_HOME, False
+    yield
+    dense.AT_HOME = taken
 
 
 def both(shape, width, units, seed, needs=True, biased=True):
@@ -61,3 +71,11 @@ def test_a_layer_starts_from_glorots_weights_and_no_bias():
     assert layer.weight.abs().max() <= bound
     assert layer.weight.std() > 0.9 * bound / 3**0.5
     assert not layer.bias.any()
+
+
+def test_where_mkl_is_at_home_a_product_is_torchs_to_the_last_bit(monkeypatch):
+    monkeypatch.setattr(dense, "AT_HOME", True)
+    x, w, b = torch.randn(64, 160), torch.randn(256, 160), torch.randn(256)
+    assert torch.equal(linear(x, w, b), F.linear(x, w, b))
+    monkeypatch.setattr(dense, "AT_HOME", False)
+    assert linear(x.requires_grad_(), w, b).grad_fn.name() != F.linear(x, w, b).grad_fn.name()
