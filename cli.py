@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evorank.cli_ablate import ablate
 from evorank.cli_inspect import app as inspect_app
 from evorank.cli_journal import app as journal_app
 from evorank.cli_online import app as online_app
@@ -41,6 +42,7 @@ app.add_typer(online_app, name="online")
 app.add_typer(steer_app, name="steer")
 app.command()(ui)
 app.command()(report)
+app.command()(ablate)
 app.add_typer(inspect_app, name="inspect")
 
 BUDGET_SPENT, WAITING, INTERRUPTED = 3, 4, 130

@@ -20,11 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "AblationLines",
     "Display",
     "ExperimentLines",
     "attempts_table",
     "experiments_table",
     "make_display",
+    "print_ablation",
     "print_attempt",
     "print_experiment",
     "print_notes",
@@ -548,6 +550,67 @@ def print_transferred(winners: Sequence[Mapping[str, Any]], target: str, console
             _say(console, f"  left out {part}: {why}", "dim")
     if any(each["status"] == "proposed" for each in winners):
         _say(console, f"\nnext: python cli.py run --surface {target}")
+
+
+class AblationLines:
+    """One line whenever a run of an ablation has tried another tenth of its ideas, and when it is done."""
+
+    def __init__(self, runs: int, ideas: int, console: Console) -> None:
+        self.ideas, self.console = ideas, console
+        self.tried: Counter[tuple[str, int]] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        who = f"{event['variant']:<12} seed {event['seed']:<3}"
+        if event["event"] == "scored":
+            change = f"{event['best'] - 1:+.2%}".replace("-", "−")
+            _say(self.console, f"{who} {event['ideas']}/{event['ideas']} ideas, best loss {change}")
+            return
+        run = (event["variant"], event["seed"])
+        self.tried[run] += 1
+        if self.tried[run] % max(1, self.ideas // 5) == 0 and self.tried[run] < self.ideas:
+            _say(self.console, f"{who} {self.tried[run]}/{self.ideas} ideas", "dim")
+
+
+def print_ablation(found: Mapping[str, Any], console: Console) -> None:
+    """The table of an ablation, what its columns mean, and where the rest lies."""
+    title = (
+        f"\n{found['study']} on {found['surface']}: {found['runs']} runs of {found['ideas']} ideas, "
+        f"by {found['model']}"
+    )
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("variant", "best", "minus first", "best, on test", "minus first", "all ideas", "measured"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for line in found["lines"]:
+        table.add_row(
+            line["variant"],
+            _share(line["best"], 1.0),
+            _share(line["minus_best"]),
+            _share(line["test"], 1.0),
+            _share(line["minus_test"]),
+            _share(line["ideas"], 1.0),
+            f"{line['measured']:.0%}",
+        )
+    console.print(table)
+    _say(
+        console,
+        "Loss against production's, in percent of it, lower is better; mean over runs [95%]. The best idea "
+        "of a run is chosen on the validation period, so its loss on the test period is the honest one. "
+        "`minus first`: less the first variant, run by run with the same seed; an interval that holds 0 "
+        "tells no difference.",
+        "dim",
+    )
+    _say(console, f"\n  {found['folder']}/best.svg\n  {found['folder']}/results.json")
+
+
+def _share(estimate: Mapping[str, Any] | None, less: float = 0.0) -> str:
+    """`−1.21%`, and below it its interval."""
+    if estimate is None:
+        return "-"
+    shown = f"{estimate['mean'] - less:+.2%}"
+    if estimate["low"] is not None:
+        low, high = (100 * (estimate[end] - less) for end in ("low", "high"))
+        shown += f"\n[{low:+.2f}, {high:+.2f}]"
+    return shown.replace("-", "−")
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:

@@ -38,7 +38,7 @@ from evorank.model.expression import FUNCTIONS
 from evorank.model.ranker import NeuralRanker
 from evorank.personas.persona import PARTS, Persona, personas_of
 from evorank.prompts.answers import Category
-from evorank.prompts.briefing import PROMPT_TOKENS
+from evorank.prompts.briefing import PROMPT_TOKENS, History
 from evorank.surfaces.surface import WORLDS, Surface, open_surface
 from evorank.tools.alignment import outcomes
 from evorank.tools.evaluator.choose import ExecutorName, open_executor, require_executor
@@ -92,6 +92,10 @@ class Context(BaseModel):
     generation: Literal["delta", "full"] = Field(
         default="delta",
         description="What CODE answers: what changes, or (to compare with) the whole configuration",
+    )
+    history: History = Field(
+        default="sorted",
+        description="How prompts show the journal: whole and best first; anything else is to compare with",
     )
     personas: list[str] | None = Field(
         default=None,

@@ -105,6 +105,7 @@ def briefing(
         # A query is shown once, with its newest answer: each attempt of a turn holds all of the turn's.
         insights=list({each["query"]: each for each in asked}.values()),
         note=note.shown(step.run) if note else None,
+        history=session.context.history,
         own_run=step.run,
         run="",  # a name must not change what is proposed: the same seed, the same run
         step=step.step if isinstance(step, Step) else step.before,

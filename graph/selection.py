@@ -151,5 +151,6 @@ def _pool(queue: Sequence[Experiment], past: Sequence[Experiment], places: int, 
         journal=[session.dump(attempt) for attempt in journal],
         experiments=[each.model_dump(mode="json") for each in past],
         note=note.shown("") if note else None,
+        history=session.context.history,
         prompt_tokens=session.context.prompt_tokens,
     )

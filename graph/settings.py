@@ -24,7 +24,7 @@ from evorank.graph.models import EMBEDDED, Provider, Role, describe, names
 from evorank.graph.prices import Price, Prices
 from evorank.graph.trackers import TrackerName
 from evorank.model.errors import ConfigurationError, EvorankError, PlatformError
-from evorank.prompts.briefing import PROMPT_TOKENS
+from evorank.prompts.briefing import PROMPT_TOKENS, History
 from evorank.tools.evaluator.choose import ExecutorName, require_executor
 from evorank.tools.evaluator.gpu import DeviceName, choose_device
 
@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     providers: dict[str, Provider] = Field({}, description="How providers are reached, by their names")
     prices: dict[str, Price] = Field({}, description="Dollars per million tokens by provider:model")
     generation: Literal["delta", "full"] = Field("delta", description="What CODE answers")
+    history: History = Field("sorted", description="How prompts show the journal")
     max_usd: float | None = Field(None, gt=0, description="What the calls of a run may cost, in US dollars")
     max_tokens: int | None = Field(None, ge=1, description="Tokens that a run may use")
     max_minutes: float | None = Field(None, gt=0, description="Minutes until a run asks for nothing more")

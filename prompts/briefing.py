@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from evorank.model.system import LogSchema, Phi
 
-__all__ = ["PROMPT_TOKENS", "Briefing", "Pool", "Role"]
+__all__ = ["PROMPT_TOKENS", "Briefing", "History", "Pool", "Role"]
+
+History = Literal["sorted", "unsorted", "top-5", "top-1", "none"]
+"""How prompts show the journal: whole and best first; in the order of time; its best; not at all."""
 
 PROMPT_TOKENS = 60_000
 """Default length of a prompt: some 200 attempts in full, next to the schema of the built-in ranker."""
@@ -76,6 +79,8 @@ class Briefing:
     """SQL asked before and what it returned: {"query", "table" | "error", "finding"}."""
     note: Mapping[str, Any] | None = None
     """The last `Note` that summed the journal up."""
+    history: History = "sorted"
+    """How the journal is shown. Another than `sorted` is for comparison (`evorank ablate`)."""
     own_run: str = ""
     """Attempts of this run are called by their step, others by their id; the name itself is never shown."""
     run: str = ""
@@ -108,5 +113,6 @@ class Pool:
     experiments: Sequence[Mapping[str, Any]] = ()
     """Those that ended, as in Briefing."""
     note: Mapping[str, Any] | None = None
+    history: History = "sorted"
     own_run: str = ""
     prompt_tokens: int = PROMPT_TOKENS

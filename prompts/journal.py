@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from evorank.prompts.briefing import PROMPT_TOKENS
+from evorank.prompts.briefing import PROMPT_TOKENS, History
 from evorank.prompts.length import shortened
 from evorank.prompts.quoted import clipped, number, short, text
 
@@ -29,6 +29,8 @@ VALUE_LIMIT = 1500
 
 WON = ("better", "cheaper")
 MEASURED = (*WON, "inconclusive", "equal", "worse")
+SHOWN: Mapping[History, int] = {"top-5": 5, "top-1": 1, "none": 0}
+"""Lines of a journal that is not shown whole."""
 
 Verdict = Literal["won", "lost", "not read", "under way"]
 Record = Mapping[str, Any]
@@ -50,6 +52,7 @@ def journal_lines(
     experiments: Sequence[Record] = (),
     room: int = PROMPT_TOKENS,
     own_run: str = "",
+    history: History = "sorted",
 ) -> tuple[list[dict[str, Any]], int]:
     """The journal's lines that fit into `room` tokens, best first, and how many attempts were left out.
 
@@ -60,8 +63,10 @@ def journal_lines(
     `against`. An experiment without an attempt here (a person proposed it) is a line of its own.
     """
     entries = sorted(_entries(journal, experiments), key=_rank)
+    if history == "unsorted":
+        entries.sort(key=lambda entry: _age(entry.attempt, own_run))
     lines = shortened(
-        entries,
+        entries[: SHOWN.get(history)],
         room,
         lambda entry: _line(entry, production, own_run),
         always=lambda entry: entry.tested,

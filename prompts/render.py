@@ -105,7 +105,12 @@ def _rendered(system: str, call: str, told: Briefing | Pool, facts: dict[str, An
     facts |= {"b": told, "persona": told.persona, "call": call, "note": _note(told.note)}
     first = _written(system, facts)
     lines, omitted = journal_lines(
-        told.journal, told.production_fingerprint, told.experiments, _room(told, first, facts), told.own_run
+        told.journal,
+        told.production_fingerprint,
+        told.experiments,
+        _room(told, first, facts),
+        told.own_run,
+        told.history,
     )
     facts |= {"journal": lines, "omitted": omitted}
     facts["tested"] = any("online" in line for line in lines)

@@ -208,7 +208,8 @@ def open_surface(home: Path, name: str) -> Surface:
         raise ConfigurationError(f"{path}: {_problems(error)}") from error
     if spec.name != name:
         raise ConfigurationError(f"{path}: `name` must be its folder's, {name!r}, got {spec.name!r}.")
-    return Surface(spec, path.parent.absolute())
+    # Resolved: one folder has one set of arrays in memory, however it is linked.
+    return Surface(spec, path.parent.resolve())
 
 
 def save_surface(home: Path, spec: SurfaceSpec) -> Surface:
