@@ -37,7 +37,7 @@ from evorank.tools.compute_loss import final_comparison, measure
 from evorank.tools.statistics import t_quantile
 from evorank.tools.workbench import Workbench
 
-__all__ = ["Ablation", "Estimate", "Line", "Score", "Unfinished", "ablate"]
+__all__ = ["Ablation", "Estimate", "Line", "Score", "Unfinished", "ablate", "line_of"]
 
 TEST_SEEDS = 4
 """Trainings of the best idea of a run, and of production, for the test period."""
@@ -189,10 +189,7 @@ def ablate(
     places = [(number, variant) for number in range(runs) for variant in compared]
     with ThreadPoolExecutor(max_workers=together) as pool:
         scores = list(_first_error(pool.map(_kept(one), places)))
-    lines = [
-        _line([each for each in scores if each.variant == own.name], scores, compared[0].name)
-        for own in compared
-    ]
+    lines = [line_of(each.name, scores, compared[0].name) for each in compared]
     found = Ablation(
         study=study,
         surface=surface.name,
@@ -350,16 +347,18 @@ def _tested(attempts: Sequence[Attempt], losses: Sequence[float | None], session
     return found.candidate.loss / found.production.loss
 
 
-def _line(own: Sequence[Score], all_of_them: Sequence[Score], baseline: str) -> Line:
-    first = {score.seed: score for score in all_of_them if score.variant == baseline}
-    others = own[0].variant != baseline
+def line_of(variant: str, scores: Sequence[Score], baseline: str) -> Line:
+    """What a variant's runs found together, and less what those of `baseline` found with the same seeds."""
+    own = [score for score in scores if score.variant == variant]
+    first = {score.seed: score for score in scores if score.variant == baseline}
+    others = variant != baseline
     tested = [score.test for score in own if score.test is not None]
     pairs = [(score, first[score.seed]) for score in own]
     both = [(a.test, b.test) for a, b in pairs if a.test is not None and b.test is not None]
     means = [score.mean for score in own if score.mean is not None]
     outcomes = sorted({name for score in own for name in score.outcomes})
     return Line(
-        variant=own[0].variant,
+        variant=variant,
         runs=len(own),
         best=Estimate.of([score.best[-1] for score in own]),
         minus_best=Estimate.of([a.best[-1] - b.best[-1] for a, b in pairs]) if others else None,

@@ -46,9 +46,9 @@ def picture(found: Ablation) -> str:
     drawn += _names(found.lines, y)
     title = f"{found.study}: best loss so far, minus production's"
     drawn.insert(0, text(ROOM.left, 22, title, "title"))
-    told = ", ".join(f"{own.variant} {own.best.mean - 1:+.2%}" for own in found.lines)
+    told = ", ".join(_end(own) for own in found.lines)
     drawn.append(text(ROOM.left, HEIGHT - 12, _under(found), "note"))
-    svg = figure(WIDTH, HEIGHT, title, f"After {found.ideas} ideas: {told}", drawn)
+    svg = str(figure(WIDTH, HEIGHT, title, f"After {found.ideas} ideas: {told}", drawn))
     alone = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     return alone.replace("<desc>", f"<style>{STYLE}</style><desc>", 1) + "\n"
 
@@ -79,5 +79,10 @@ def _names(lines: Sequence[Line], y: Scale) -> list[Markup]:
         end = y(own.best.mean - 1.0)
         last = max(end, last + GAP)
         drawn.append(line(ROOM.right, end, ROOM.right + 10, last, f"curve v{place % KINDS}"))
-        drawn.append(text(ROOM.right + 14, last + 4, f"{own.variant}  {own.best.mean - 1:+.2%}", "name"))
+        drawn.append(text(ROOM.right + 14, last + 4, _end(own), "name"))
     return drawn
+
+
+def _end(own: Line) -> str:
+    change = f"{own.best.mean - 1:+.2%}".replace("-", "−")
+    return f"{own.variant} {change}"

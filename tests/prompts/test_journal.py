@@ -19,6 +19,20 @@ def test_the_journal_is_sorted_best_first_and_keeps_failures(briefing):
     assert omitted == 0
 
 
+def test_a_journal_may_be_shown_as_made_in_part_or_not_at_all_to_compare(briefing):
+    def shown(history):
+        lines, omitted = journal_lines(briefing.journal, PRODUCTION, history=history)
+        assert len(lines) + omitted == len(briefing.journal)
+        return [line["id"] for line in lines]
+
+    assert shown("sorted") == ["4", "2", "1", "5", "3"]
+    made = sorted(briefing.journal, key=lambda attempt: attempt["started_at"])
+    assert shown("unsorted") == [str(attempt["step"]) for attempt in made]
+    assert shown("unsorted") != shown("sorted")
+    assert shown("top-1") == ["4"]
+    assert shown("none") == []
+
+
 def steps(lines):
     return {int(line["id"]) for line in lines}
 
