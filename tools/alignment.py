@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import duckdb
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from evorank.model.errors import ConfigurationError, ToolError
 from evorank.model.logs.sources import identifier
@@ -48,6 +49,8 @@ DRAWS = 128
 SEED = 20260210
 FEWEST_USERS = 20
 MOST_ROWS = 5_000_000
+MOST_CELLS = 2_000_000
+"""Of a table of items by draws: 16 MB each, of some ten."""
 
 
 @dataclass(frozen=True)
@@ -151,56 +154,85 @@ def align(scores: Sequence[Vector], found: Outcomes, rows: slice, draws: int = D
         within = values - (np.bincount(user, values) / np.maximum(np.bincount(user), 1))[user]
         sums.append(np.bincount(scored_pair, within, len(pairs)))
         diagnosis.append(_user_day(values, user, found.day[scored], found.value[scored]))
-    table = _Pairs(
-        pair_user, pair_item.astype(np.intp), count, outcome, square, rated, np.stack(sums, axis=1)
-    )
+    item = pair_item.astype(np.intp)
+    table = _Pairs(pair_user, item, count, outcome, square, rated, np.stack(sums, axis=1))
     rng = np.random.default_rng(SEED)
-    resampled = np.empty((draws, len(scores)))
-    for draw in range(draws):
-        weight = np.bincount(rng.integers(0, users, users), minlength=users)
-        resampled[draw] = table.correlation(weight[pair_user].astype(np.float64))
-    return Alignments(
-        table.correlation(np.ones(len(pairs))), resampled, np.array(diagnosis), users, int(told.sum())
-    )
+    drawn = [np.bincount(rng.integers(0, users, users), minlength=users) for _ in range(draws)]
+    correlations = table.correlations(np.stack([np.ones(users), *drawn], axis=1))
+    return Alignments(correlations[0], correlations[1:], np.array(diagnosis), users, int(told.sum()))
 
 
-@dataclass(frozen=True)
 class _Pairs:
-    """Sums over the impressions of each (user, item) pair [p]: with an outcome, and with scores [p, s]."""
+    """Sums over the impressions of each (user, item) pair [p]: with an outcome, and with scores [p, s].
 
-    user: Vector
-    item: Vector
-    count: Vector
-    outcome: Vector
-    square: Vector
-    rated: Vector
-    scores: Vector
+    Most pairs with an outcome have no score: the viewer saw the item before the scored rows. What others say
+    of it is then a matter of the item alone, so these pairs are summed by item, for many draws at once; only
+    the pairs that have both are taken one by one.
+    """
 
-    def correlation(self, weight: Vector) -> Vector:
-        """Impression-weighted correlation [s] where user u counts `weight` times; nan without variance."""
-        items = int(self.item.max()) + 1
-        copies = weight * self.count
-        rated = weight * self.rated
-        seen = np.bincount(self.item, rated, items)[self.item] - rated
+    def __init__(
+        self,
+        user: Vector,
+        item: Vector,
+        count: Vector,
+        outcome: Vector,
+        square: Vector,
+        rated: Vector,
+        scores: Vector,
+    ) -> None:
+        self.items, self.users = int(item.max()) + 1, int(user.max()) + 1
+        both = (rated > 0) & (count > 0)
+
+        def by_item(values: Vector, of: Vector) -> sparse.csr_array:
+            return sparse.csr_array(
+                (values[of].astype(np.float64), (item[of], user[of])), shape=(self.items, self.users)
+            )
+
+        apart = (count > 0) & ~both
+        self._apart = [by_item(each, apart) for each in (count, outcome, square)]
+        self._rated = by_item(rated, rated > 0)
+        self._scores = [by_item(column, rated > 0) for column in scores.T]
+        self._user, self._item = user[both], item[both]
+        self._both = [each[both, None].astype(np.float64) for each in (count, outcome, square, rated)]
+        self._own = [column[both, None] for column in scores.T]
+        self.together = max(1, int(MOST_CELLS / max(self.items, len(self._user), 1)))
+        """Draws that fit into memory at once."""
+
+    def correlations(self, weights: Vector) -> Vector:
+        """Impression-weighted correlations [d, s] where user u counts `weights[u, d]` times; nan without
+        variance."""
+        parts = range(0, weights.shape[1], self.together)
+        return np.concatenate([self._some(weights[:, place : place + self.together]) for place in parts])
+
+    def _some(self, weights: Vector) -> Vector:
+        weights = np.ascontiguousarray(weights, np.float64)
+        rated = self._rated @ weights
+        seen = rated > 0.5
+        of_item = [np.where(seen, each @ weights, 0.0) for each in self._apart]
+        copies = weights[self._user]
         # All copies of the viewer are left out, so that no user's own outcome meets their own prediction.
-        usable = (seen > 0.5) & (copies > 0)
-        n = np.where(usable, copies, 0.0)
-        total = n.sum()
-        if total <= 0:
-            return np.full(self.scores.shape[1], np.nan)
-        y_sum = np.where(usable, weight * self.outcome, 0.0)
-        y_mean = y_sum.sum() / total
-        y_variance = float(np.where(usable, weight * self.square, 0.0).sum() / total - y_mean**2)
-        result = np.empty(self.scores.shape[1])
-        for column in range(self.scores.shape[1]):
-            own = weight * self.scores[:, column]
-            others = np.bincount(self.item, own, items)[self.item] - own
-            x = np.where(usable, others / np.where(usable, seen, 1.0), 0.0)
-            x_mean = float((n * x).sum() / total)
-            x_variance = float((n * x**2).sum() / total - x_mean**2)
-            covariance = float((y_sum * x).sum() / total - x_mean * y_mean)
+        left = rated[self._item] - copies * self._both[3]
+        usable = (left > 0.5) & (copies > 0)
+        of_pair = [np.where(usable, copies * each, 0.0) for each in self._both[:3]]
+        total, y_sum, y_square = (
+            a.sum(axis=0) + b.sum(axis=0) for a, b in zip(of_item, of_pair, strict=True)
+        )
+        some = total > 0
+        total = np.where(some, total, 1.0)
+        y_mean = y_sum / total
+        y_variance = y_square / total - y_mean**2
+        result = np.full((weights.shape[1], len(self._scores)), np.nan)
+        for column, (scores, own) in enumerate(zip(self._scores, self._own, strict=True)):
+            said = scores @ weights
+            x_item = np.where(seen, said / np.where(seen, rated, 1.0), 0.0)
+            x_pair = np.where(usable, (said[self._item] - copies * own) / np.where(usable, left, 1.0), 0.0)
+            xs = ((x_item, of_item), (x_pair, of_pair))
+            x_mean = sum((x * of[0]).sum(axis=0) for x, of in xs) / total
+            x_variance = sum((x**2 * of[0]).sum(axis=0) for x, of in xs) / total - x_mean**2
+            covariance = sum((x * of[1]).sum(axis=0) for x, of in xs) / total - x_mean * y_mean
             scale = x_variance * y_variance
-            result[column] = covariance / np.sqrt(scale) if scale > 1e-30 else np.nan
+            told = some & (scale > 1e-30)
+            result[told, column] = covariance[told] / np.sqrt(scale[told])
         return result
 
 

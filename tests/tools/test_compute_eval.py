@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from evorank.model.errors import ConfigurationError, RefusedDelta, ToolError
 from evorank.model.system import Objective
+from evorank.tools import alignment
 from evorank.tools.alignment import Outcomes, align, outcomes
 from evorank.tools.compute_eval import compute_eval, label_alignment
 
@@ -105,6 +108,31 @@ def test_alignment_is_that_of_a_slow_and_obvious_loop():
     assert align([score], found, slice(0, len(found.user)), draws=1).estimate[0] == pytest.approx(
         np.corrcoef(x, found.value)[0, 1]
     )
+
+
+@pytest.mark.parametrize("together", [alignment.MOST_CELLS, 1], ids=["at once", "one by one"])
+def test_a_draw_is_that_of_a_slow_and_obvious_loop_over_users_drawn_several_times(together, monkeypatch):
+    monkeypatch.setattr(alignment, "MOST_CELLS", together)
+    rng = np.random.default_rng(4)
+    found, quality, _, _ = world(rng, users=25, items=30, days=3)
+    order = rng.permutation(len(found.user))  # some pairs have an outcome, some a score, some both
+    found = replace(found, user=found.user[order], item=found.item[order], day=found.day[order])
+    value = np.where(rng.random(len(order)) < 0.2, np.nan, found.value[order])
+    found, rows = replace(found, value=value), slice(len(order) // 2, len(order))
+    score = quality[found.item[rows]] + rng.normal(size=rows.stop - rows.start)
+    users = int(found.user.max()) + 1
+    times = np.bincount(np.random.default_rng(alignment.SEED).integers(0, users, users), minlength=users)
+    who, what = found.user[rows], found.item[rows]
+    within = score - np.array([score[who == user].mean() for user in who])
+    x, y, weight = [], [], []
+    for user, item, outcome in zip(found.user, found.item, found.value, strict=True):
+        others = (what == item) & (who != user) & (times[who] > 0)
+        if np.isfinite(outcome) and times[user] and others.any():
+            x.append(np.average(within[others], weights=times[who[others]]))
+            y.append(outcome)
+            weight.append(times[user])
+    (a, b), (_, c) = np.cov(x, y, aweights=weight, ddof=0)
+    assert align([score], found, rows, draws=3).draws[0, 0] == pytest.approx(b / np.sqrt(a * c))
 
 
 def test_neither_keen_users_nor_moods_look_like_alignment_at_item_level():
