@@ -187,8 +187,11 @@ def ablate(
             raise
 
     places = [(number, variant) for number in range(runs) for variant in compared]
-    with ThreadPoolExecutor(max_workers=together) as pool:
-        scores = list(_first_error(pool.map(_kept(one), places)))
+    pool = ThreadPoolExecutor(max_workers=together)
+    try:
+        scores = _first_error(pool.map(_kept(one), places))
+    finally:  # at once, where a second Ctrl-C ends it: who closes the sessions ends the trainings
+        pool.shutdown(wait=False, cancel_futures=True)
     lines = [line_of(each.name, scores, compared[0].name) for each in compared]
     found = Ablation(
         study=study,
