@@ -2,7 +2,8 @@
 
 The first line says what was run (`recording`, `steps`, `days`, `context`); every other one is a call: `step`,
 `persona`, `role`, `model`, `form`, `messages`, and `answer` or `failure`. A line without `messages`, as one
-writes by hand, answers whatever is asked in its step, persona and role, in the order of the lines.
+writes by hand, answers whatever is asked in its step, persona and role (and form, where it names one), in the
+order of the lines. Such lines also say whose turn a step is, so that they fit whatever was measured before.
 
 A question is the recorded one if it says the same but for what was measured: clocks and processors differ. No
 line holds a key.
@@ -133,6 +134,12 @@ class Player:
                 self._authored[line.step, line.persona, line.role].append(line)
             else:  # asked twice: it was resumed after a crash, and what came of the second is in the journal
                 self._recorded[_key(line.step, line.role, line.form, line.messages)] = line
+        self.turns: dict[int, str] = {
+            line.step: line.persona
+            for line in self._lines
+            if line.messages is None and line.step is not None and line.role in ("think", "code")
+        }
+        """Step -> the persona that answers in it by hand. Other steps are whoever's turn it is."""
         self._lock = threading.Lock()
 
     def answer(self, account: Account, role: str, form: str, messages: Sequence[BaseMessage]) -> Line:
@@ -143,8 +150,9 @@ class Player:
             return found
         with self._lock:
             waiting = self._authored[account.step, account.persona, role]
-            if waiting:
-                return waiting.pop(0)
+            for place, line in enumerate(waiting):
+                if line.form in ("", form):
+                    return waiting.pop(place)
         raise ChatModelError(self._difference(account, role, form, asked))
 
     def _difference(self, account: Account, role: str, form: str, asked: list[dict[str, str]]) -> str:
@@ -155,7 +163,10 @@ class Player:
             if (line.step, line.role, line.form) == (account.step, role, form) and line.messages is not None
         ]
         if not near:
-            return f"{self.path} holds no answer for {where}. Was it recorded with these settings?"
+            return (
+                f"{self.path} holds no answer for {where} ({form}). Was it recorded with these settings, and "
+                "is this a home where nothing was launched since? A new --home begins afresh."
+            )
         new = _compared(asked)
         best = max(
             near,
