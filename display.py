@@ -666,7 +666,7 @@ def show_cost(usage: Mapping[str, Any]) -> str:
 
 
 def show_usage(usage: Mapping[str, Any]) -> str:
-    """`12,345 in (8,000 cached), 1,234 out (900 thinking), $0.0312`; `nothing spent` where people wrote it."""
+    """`12,345 in (8,000 cached), 1,234 out (900 thinking), $0.0312`; `nothing spent` on what people wrote."""
     if not usage["calls"]:
         return "no answer" if usage["failures"] else "nothing spent"
     shown = f"{_count(usage['input_tokens'])} in"

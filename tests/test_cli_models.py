@@ -188,6 +188,23 @@ def test_a_wrong_key_is_one_line_and_exit_code_1_before_anything_is_written(plac
     assert [each.name for each in (place / "home").iterdir()] == ["surfaces"]
 
 
+def test_a_dry_run_prints_prompts_tokens_and_cost_without_a_key(place: Path) -> None:
+    (place / ".env").unlink()
+    settings(place, "http://127.0.0.1:1")
+    asked = ("run", "--dry-run", "--steps", "5", "--model", GEMINI)
+    found = json.loads(cli(place, *asked, "--linter-model", "anthropic:claude-sonnet-4-5", "--json"))
+    assert [each["call"] for each in found["prompts"]] == ["think", "code", "review", "insight"]
+    assert "## Journal" in found["prompts"][0]["text"]
+    assert found["calls"] == {"think": 5, "code": 5, "review": 5}
+    assert found["usd"] > 0
+    assert [each.name for each in (place / "home").iterdir() if each.name == "runs"] == []
+    assert "GOOGLE_API_KEY" in cli(place, "run", "--steps", "1", "--model", GEMINI, check=2)
+    asked = ("run", "--dry-run", "--model", "nosuch:model")
+    printed = cli(place, *asked, check=2)
+    assert printed.startswith("error: `model` must have the form provider:model")
+    assert "'nosuch:model'" in printed
+
+
 def test_langsmith_hears_of_a_run_when_it_is_asked_for(
     place: Path, langsmith: tuple[dict[str, str], list[str]]
 ) -> None:

@@ -96,6 +96,22 @@ def test_lines_without_messages_answer_in_their_order(file):
     assert asks(player, question(), role="code").answer == {"content": "of code"}
 
 
+def test_a_line_by_hand_that_names_its_form_waits_for_it(file):
+    authored = [line(content="a look", form="Inquiry"), line(content="a thought", form="Proposal")]
+    player = Player(file(*authored, line(content="whatever it is", form="")))
+    assert [asks(player, question(), form=form).answer["content"] for form in ("Proposal", "Inquiry")] == [
+        "a thought", "a look",
+    ]  # fmt: skip
+    assert asks(player, question(), form="Review").answer["content"] == "whatever it is"
+
+
+def test_lines_by_hand_say_whose_turn_a_step_is_and_recorded_ones_do_not(file):
+    authored = [line(step=0, persona="reward"), line(step=0, persona="linter", role="linter")]
+    authored += [line(step=1, persona="optimizer", role="code"), line(step=None, role="insight")]
+    player = Player(file(*authored, line(question(), step=2, persona="architecture")))
+    assert player.turns == {0: "reward", 1: "optimizer"}
+
+
 def test_of_a_question_that_was_asked_again_after_a_crash_the_last_answer_counts(file):
     player = Player(file(line(question(ENTRY), "lost"), line(question(ENTRY), "kept")))
     assert asks(player, question(ENTRY)).answer == {"content": "kept"}
