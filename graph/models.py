@@ -125,8 +125,8 @@ def chat_model(name: str | None, seed: int, provider: Provider | None = None) ->
     It asks once, within `provider.timeout`, and gives up on an address that does not answer within 5 seconds
     where its package lets one say so.
 
-    Raises ConfigurationError for a name that is not understood; NotReady for a package that is not installed, a
-    key that is missing, or an option that its class refuses.
+    Raises ConfigurationError for a name that is not understood; NotReady for a package that is not installed,
+    a key that is missing, or an option that its class refuses.
     """
     if name in (None, EMBEDDED):
         from evorank.personas.embedded.engineer import EmbeddedEngineer
