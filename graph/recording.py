@@ -45,8 +45,9 @@ __all__ = [
 FORMAT = 1
 MEASURED = (
     "difference", "interval", "effort", "train_cost", "outcome", "reason", "lift", "success", "guardrails",
+    "off_policy",
 )  # fmt: skip
-"""Members of a journal's line that a clock or another processor may change."""
+"""Members of a line of the journal or of the pool that a clock or another processor may change."""
 SHOWN = 6
 """Lines of a difference that an error shows."""
 
@@ -241,14 +242,14 @@ def _compared(messages: list[dict[str, str]] | None) -> list[str]:
 
 
 def _entry(line: str) -> dict[str, Any] | None:
-    """A line of a journal without what was measured; None where it is something else."""
+    """A line of a journal or a pool without what was measured; None where it is something else."""
     if not line.lstrip(" [").startswith("{"):
         return None
     try:
         entry = json.loads(line.strip().rstrip(","))
     except json.JSONDecodeError:
         return None
-    if not isinstance(entry, dict) or "outcome" not in entry:
+    if not isinstance(entry, dict) or not {"outcome", "now"} & entry.keys():
         return None
     return {name: _without(inner) for name, inner in entry.items() if name not in MEASURED}
 

@@ -109,4 +109,5 @@ class Pool:
     """Those that ended, as in Briefing."""
     note: Mapping[str, Any] | None = None
     own_run: str = ""
+    """As in Briefing."""
     prompt_tokens: int = PROMPT_TOKENS

@@ -69,6 +69,16 @@ def test_what_was_measured_does_not_make_another_question(file):
     assert asks(player, question(second, slower)).answer
 
 
+def test_the_strategists_pool_is_compared_without_what_was_measured_too(file):
+    waits = {"id": "ab12", "now": "waiting", "delta": [], "difference": -0.01, "train_cost": 1.06}
+    player = Player(file(line(question(waits))))
+    assert asks(
+        player, question(waits | {"difference": -0.0099, "train_cost": 1.11, "off_policy": {}})
+    ).answer
+    with pytest.raises(ChatModelError, match="another question"):
+        asks(player, question(waits | {"id": "cd34"}))
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
