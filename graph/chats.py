@@ -128,7 +128,7 @@ def require_models(context: Context, ready: bool = True) -> None:
     """Make every model of a context once, so that what is missing is told before a log is encoded.
 
     Raises ConfigurationError as `chat_model` does, and where `max_usd` is to be kept with a model whose price
-    is not known. Not `ready`: nobody will be asked, so a key or a package may be missing.
+    is not known. Not `ready`: nobody will be asked, so a key or a package may be missing, as in a replay.
     """
     prices = Prices(context.prices)
     if context.record and context.replay:
@@ -144,7 +144,7 @@ def require_models(context: Context, ready: bool = True) -> None:
             except NotReady:
                 if ready:
                     raise
-        if context.max_usd is not None and prices.of(name) is None:
+        if context.max_usd is not None and prices.of(name) is None and not context.replay:
             raise ConfigurationError(
                 f"`max_usd` cannot be kept: the price of {name} is not in the table of {prices.as_of}. "
                 f'Put it into evorank.toml: [prices."{name}"] input = ..., output = ... (dollars per million '

@@ -141,6 +141,8 @@ class Player:
             if line.messages is None and line.step is not None and line.role in ("think", "code")
         }
         """Step -> the persona that answers in it by hand. Other steps are whoever's turn it is."""
+        self._given: set[tuple[str | None, int]] = set()
+        """Run and line, of lines by hand: each run is given each once."""
         self._lock = threading.Lock()
 
     def answer(self, account: Account, role: str, form: str, messages: Sequence[BaseMessage]) -> Line:
@@ -150,10 +152,10 @@ class Player:
         if found is not None:
             return found
         with self._lock:
-            waiting = self._authored[account.step, account.persona, role]
-            for place, line in enumerate(waiting):
-                if line.form in ("", form):
-                    return waiting.pop(place)
+            for line in self._authored[account.step, account.persona, role]:
+                if line.form in ("", form) and (account.run, id(line)) not in self._given:
+                    self._given.add((account.run, id(line)))
+                    return line
         raise ChatModelError(self._difference(account, role, form, asked))
 
     def _difference(self, account: Account, role: str, form: str, asked: list[dict[str, str]]) -> str:

@@ -29,7 +29,7 @@ def test_a_recording_by_hand_decides_whose_turn_each_step_is(context, tmp_path):
             lines.append(told | {"answer": {"content": content}})
     path = tmp_path / "calls.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    given = context(None, model="by hand", replay=str(path), personas=None)
+    given = context(None, model="by hand", replay=str(path), personas=None, max_usd=1.0)
     assert graph.invoke({"steps": 3, "run": "r"}, context=given)["stopped"] is None
     attempts = open_session(given).journal.attempts(run="r")
     assert [(each.persona, each.outcome, each.model) for each in attempts] == [

@@ -104,6 +104,8 @@ def test_lines_without_messages_answer_in_their_order(file):
     with pytest.raises(ChatModelError, match="holds no answer"):
         asks(player, question())
     assert asks(player, question(), role="code").answer == {"content": "of code"}
+    other = STEP.model_copy(update={"run": "20270707-070707-beef"})
+    assert asks(player, question(), account=other).answer["content"] == "first", "each run begins anew"
 
 
 def test_a_line_by_hand_that_names_its_form_waits_for_it(file):
