@@ -397,14 +397,19 @@ def _plan(
 
 def _opening(plan: Plan, context: Context) -> Iterator[str]:
     from evorank.graph.context import open_session
+    from evorank.graph.recording import read_head
 
     who = context.model or "the embedded engineer (a search algorithm, not an LLM)"
+    note = ""
     if context.replay:
         who = f"the recording {context.replay}"
+        note = read_head(Path(context.replay)).note
     yield (
         f"run {plan.run}: {plan.steps} steps on surface {context.surface}, proposals by {who}, "
         f"home {context.home}"
     )
+    if note:
+        yield f"  {note}"
     yield from open_session(context).chats.notes()
 
 

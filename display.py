@@ -395,8 +395,8 @@ def print_attempt(
         tried = "".join(
             f", {call['usage'][what]} {what}" for what in ("retries", "failures") if call["usage"][what]
         )
-        told = show_usage(call["usage"]) if call["usage"]["calls"] else "no answer"
-        _say(console, f"  {call['role']:<10} {call['model']}: {told}, {call['seconds']:.1f} s{tried}", "dim")
+        used = show_usage(call["usage"])
+        _say(console, f"  {call['role']:<10} {call['model']}: {used}, {call['seconds']:.1f} s{tried}", "dim")
     if calls and attempt["model"] != EMBEDDED:
         repairs = attempt["usage"]["repairs"]
         asked = f", {repairs} answers missed their form and were asked for again" if repairs else ""
@@ -696,8 +696,9 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_costs(summary: Mapping[str, Any], console: Console) -> None:
-    """What chat models cost, per persona and model; nothing where only the embedded engineer was asked."""
-    rows = [each for each in summary["costs"] if each["model"] != EMBEDDED]
+    """What chat models cost, per persona and model; nothing where none was asked."""
+    asked = [each for each in summary["costs"] if each["usage"]["calls"] or each["usage"]["failures"]]
+    rows = [each for each in asked if each["model"] != EMBEDDED]
     if not rows:
         return
     table = Table(title="\nChat models", title_justify="left", box=None, pad_edge=False)
@@ -728,7 +729,9 @@ def show_cost(usage: Mapping[str, Any]) -> str:
 
 
 def show_usage(usage: Mapping[str, Any]) -> str:
-    """`12,345 in (8,000 cached), 1,234 out (900 thinking), $0.0312`."""
+    """`12,345 in (8,000 cached), 1,234 out (900 thinking), $0.0312`; `nothing spent` on what people wrote."""
+    if not usage["calls"]:
+        return "no answer" if usage["failures"] else "nothing spent"
     shown = f"{_count(usage['input_tokens'])} in"
     shown += f" ({usage['cached_tokens']:,} cached)" if usage["cached_tokens"] else ""
     shown += f", {_count(usage['output_tokens'])} out"

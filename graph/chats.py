@@ -17,7 +17,7 @@ from langchain_core.messages import HumanMessage
 from evorank.graph.ask import Chat, Desk, usage_of
 from evorank.graph.caller import Answer, Caller, Failed
 from evorank.graph.ensemble import choose, incomparable
-from evorank.graph.models import EMBEDDED, ROLES, Provider, Role, chat_model, names, provider_of
+from evorank.graph.models import EMBEDDED, ROLES, NotReady, Provider, Role, chat_model, names, provider_of
 from evorank.graph.prices import FREE, Prices
 from evorank.graph.recording import Player, Recorder
 from evorank.graph.spending import Account, Budget, Spending
@@ -124,11 +124,11 @@ def greet(context: Context) -> list[Greeting]:
     return found
 
 
-def require_models(context: Context) -> None:
+def require_models(context: Context, ready: bool = True) -> None:
     """Make every model of a context once, so that what is missing is told before a log is encoded.
 
     Raises ConfigurationError as `chat_model` does, and where `max_usd` is to be kept with a model whose price
-    is not known.
+    is not known. Not `ready`: nobody will be asked, so a key or a package may be missing, as in a replay.
     """
     prices = Prices(context.prices)
     if context.record and context.replay:
@@ -139,8 +139,12 @@ def require_models(context: Context) -> None:
         )
     for name in used_models(context):
         if name != EMBEDDED and not context.replay:
-            _model(context, name)
-        if context.max_usd is not None and prices.of(name) is None:
+            try:
+                _model(context, name)
+            except NotReady:
+                if ready:
+                    raise
+        if context.max_usd is not None and prices.of(name) is None and not context.replay:
             raise ConfigurationError(
                 f"`max_usd` cannot be kept: the price of {name} is not in the table of {prices.as_of}. "
                 f'Put it into evorank.toml: [prices."{name}"] input = ..., output = ... (dollars per million '

@@ -357,17 +357,19 @@ _sessions: dict[object, Session] = {}
 _shared: dict[object, tuple[Any, Callable[[], None]]] = {}
 
 
-def open_session(context: Context) -> Session:
+def open_session(context: Context, *, asks: bool = True) -> Session:
     """The session of a context, opened on first use (seconds: a log is encoded, workers start).
+
+    Not `asks`: no chat model will be asked, so its key and its package may be missing.
 
     Raises ConfigurationError (unknown surface, persona, model string), LogError, JournalError.
     """
     home = context.home_path()
     live = (id(context.chat_model), id(context.pool), *map(id, context.listeners))
-    key = (home, context.store, context.model_dump_json(exclude={"home"}), live)
+    key = (home, context.store, context.model_dump_json(exclude={"home"}), live, asks)
     with _lock:
         if key not in _sessions:
-            require_models(context)  # what is missing is told now, not after the log is encoded
+            require_models(context, asks)  # what is missing is told now, not after the log is encoded
             if context.pool is None:  # and so is what cannot train
                 require_executor(context.executor, context.address, **_lock_and_device(context))
             surface = open_surface(home, context.surface)

@@ -20,7 +20,17 @@ from evorank.model.errors import ConfigurationError
 if TYPE_CHECKING:  # settings are read by every command, and most of them ask no model
     from langchain_core.language_models import BaseChatModel
 
-__all__ = ["EMBEDDED", "ROLES", "Provider", "Role", "chat_model", "describe", "names", "provider_of"]
+__all__ = [
+    "EMBEDDED",
+    "ROLES",
+    "NotReady",
+    "Provider",
+    "Role",
+    "chat_model",
+    "describe",
+    "names",
+    "provider_of",
+]
 
 Role = Literal["think", "code", "linter", "strategist", "insight"]
 """What a chat model is asked for. Each may have a model of its own."""
@@ -46,7 +56,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "xai": ("XAI_API_KEY",),
 }
 """Provider -> the variables any of which holds its key. Others may need one too: their packages say so."""
+UNKNOWN = re.compile(r"Unable to infer model provider|Unsupported provider")
+"""How init_chat_model begins where it does not know a provider."""
 FORBIDDEN = re.compile(r"key|token$|secret|password|credential|authorization|headers", re.IGNORECASE)
+
+
+class NotReady(ConfigurationError):  # noqa: N818 - a state, and `require_models` may put up with it
+    """A model of a known provider that cannot be asked here yet: its package or key is missing, or an option
+    is wrong."""
 
 
 class Provider(BaseModel):
@@ -106,8 +123,10 @@ def chat_model(name: str | None, seed: int, provider: Provider | None = None) ->
     """The chat model named as `provider:model`; for None or `embedded` the embedded engineer.
 
     It asks once, within `provider.timeout`, and gives up on an address that does not answer within 5 seconds
-    where its package lets one say so. Raises ConfigurationError for a name that is not understood, a package
-    that is not installed, a key that is missing, or an option that its class refuses.
+    where its package lets one say so.
+
+    Raises ConfigurationError for a name that is not understood; NotReady for a package that is not installed,
+    a key that is missing, or an option that its class refuses.
     """
     if name in (None, EMBEDDED):
         from evorank.personas.embedded.engineer import EmbeddedEngineer
@@ -158,17 +177,21 @@ def _made(name: str, options: Mapping[str, Any]) -> BaseChatModel:
         made = init_chat_model(name, **options)
     except ImportError as error:
         told = re.search(r"pip install (?:-U )?([\w-]+)", str(error))
-        raise ConfigurationError(
+        raise NotReady(
             f"`model` {name!r} needs a package that is not installed. "
             f"Try: pip install {told.group(1) if told else package}"
         ) from error
     except Exception as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        if UNKNOWN.match(said):
+            raise ConfigurationError(
+                "`model` must have the form provider:model, of a provider that LangChain's init_chat_model "
+                f"knows, got {name!r}. Try google_genai:gemini-2.5-pro (package langchain-google-genai)."
+            ) from None
         keys = " or ".join(KEYS.get(provider, ())) or "the provider's key"
-        raise ConfigurationError(
-            f"`model` must be a provider:model that LangChain's init_chat_model understands, got {name!r}: "
-            f"{scrub(' '.join(said.split())[:300])} Is its API key set ({keys}, in the environment or .env), "
-            f"and its package installed ({package})?"
+        raise NotReady(
+            f"`model` {name!r} cannot be asked: {scrub(' '.join(said.split())[:300])} Is its API key set "
+            f"({keys}, in the environment or .env), and are its options those of {package}?"
         ) from None
     if not isinstance(made, BaseChatModel):
         raise ConfigurationError(f"`model` must name one chat model, got {name!r}.")

@@ -11,6 +11,7 @@ is read from the journal, so a run can be taken up by its name under any checkpo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from langgraph.config import get_stream_writer
@@ -28,6 +29,7 @@ from evorank.graph.plan import name_run, remember
 from evorank.graph.state import Attempt, OfflineInput, OfflineOutput, OfflineState, Reflection, Step
 from evorank.graph.turn import turn_builder
 from evorank.graph.watched import watched
+from evorank.model.errors import ConfigurationError
 
 __all__ = ["best_attempt", "builder", "graph", "reason_to_stop"]
 
@@ -82,6 +84,7 @@ def _batch(
     told = choice.past(known, session.journal.experiments(session.surface.name), run)
     together = session.context.together
     slots = choice.choose(told, session.proposers, len(steps), together, session.context.fixed)
+    slots = _answerable(slots, steps, session)
     ideas = Ideas(session.store, session.surface.name)
     turns: list[list[Step]] = []
     for place, (number, slot) in enumerate(zip(steps, slots, strict=True)):
@@ -105,6 +108,22 @@ def _batch(
             turns.append([])
         turns[-1].append(step)
     return turns
+
+
+def _answerable(slots: Sequence[choice.Slot], steps: range, session: Session) -> list[choice.Slot]:
+    """The slots, of the personas that a recording answers for where it was written by hand."""
+    player = session.chats.desk.player
+    turns = {number: player.turns[number] for number in steps if player and number in player.turns}
+    for number, persona in turns.items():
+        if persona not in session.proposers:
+            raise ConfigurationError(
+                f"`replay` answers as persona {persona!r} in step {number}, and those that propose here are "
+                f"{', '.join(session.proposers)}."
+            )
+    return [
+        replace(slot, persona=turns.get(number, slot.persona))
+        for number, slot in zip(steps, slots, strict=True)
+    ]
 
 
 def _brought(idea: Idea, session: Session) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """preview: what a run would ask its chat model first, how long that is, and what all of it may cost.
 
-Nobody is asked and nothing is trained; a new surface is encoded, as by a run. The prompts are the first of
-every persona, as they would be sent; CODE and the linter are shown the persona's own example, as there is no
-proposal yet.
+Nobody is asked, so neither a key nor a provider's package is needed, and nothing is trained; a new surface is
+encoded, as by a run. The prompts are the first of every persona, as they would be sent; CODE and the linter
+are shown the persona's own example, as there is no proposal yet.
 
 Limits: tokens are counted without a tokenizer (`prompts/length.py`), answers are taken to be as long as
 `ANSWERS` says, and repairs, thinking and what a provider saves by caching are left out.
@@ -73,7 +73,7 @@ class Preview(BaseModel):
 
 def preview(context: Context, steps: int) -> Preview:
     """The first prompts of a run of `steps`, and an estimate for all of them."""
-    session = open_session(context)
+    session = open_session(context, asks=False)
     batch = _first_steps(session)
     prompts = [prompt for step in batch for prompt in _prompts(step, session)]
     prompts.append(

@@ -2,7 +2,8 @@
 
 The first line says what was run (`recording`, `steps`, `days`, `context`); every other one is a call: `step`,
 `persona`, `role`, `model`, `form`, `messages`, and `answer` or `failure`. A line without `messages`, as one
-writes by hand, answers whatever is asked in its step, persona and role, in the order of the lines.
+writes by hand, answers whatever is asked in its step, persona and role (and form, where it names one), in the
+order of the lines. Such lines also say whose turn a step is, so that they fit whatever was measured before.
 
 A question is the recorded one if it says the same but for what was measured: clocks and processors differ. No
 line holds a key.
@@ -44,8 +45,9 @@ __all__ = [
 FORMAT = 1
 MEASURED = (
     "difference", "interval", "effort", "train_cost", "outcome", "reason", "lift", "success", "guardrails",
+    "off_policy",
 )  # fmt: skip
-"""Members of a journal's line that a clock or another processor may change."""
+"""Members of a line of the journal or of the pool that a clock or another processor may change."""
 SHOWN = 6
 """Lines of a difference that an error shows."""
 
@@ -133,6 +135,14 @@ class Player:
                 self._authored[line.step, line.persona, line.role].append(line)
             else:  # asked twice: it was resumed after a crash, and what came of the second is in the journal
                 self._recorded[_key(line.step, line.role, line.form, line.messages)] = line
+        self.turns: dict[int, str] = {
+            line.step: line.persona
+            for line in self._lines
+            if line.messages is None and line.step is not None and line.role in ("think", "code")
+        }
+        """Step -> the persona that answers in it by hand. Other steps are whoever's turn it is."""
+        self._given: set[tuple[str | None, int]] = set()
+        """Run and line, of lines by hand: each run is given each once."""
         self._lock = threading.Lock()
 
     def answer(self, account: Account, role: str, form: str, messages: Sequence[BaseMessage]) -> Line:
@@ -142,9 +152,10 @@ class Player:
         if found is not None:
             return found
         with self._lock:
-            waiting = self._authored[account.step, account.persona, role]
-            if waiting:
-                return waiting.pop(0)
+            for line in self._authored[account.step, account.persona, role]:
+                if line.form in ("", form) and (account.run, id(line)) not in self._given:
+                    self._given.add((account.run, id(line)))
+                    return line
         raise ChatModelError(self._difference(account, role, form, asked))
 
     def _difference(self, account: Account, role: str, form: str, asked: list[dict[str, str]]) -> str:
@@ -155,7 +166,10 @@ class Player:
             if (line.step, line.role, line.form) == (account.step, role, form) and line.messages is not None
         ]
         if not near:
-            return f"{self.path} holds no answer for {where}. Was it recorded with these settings?"
+            return (
+                f"{self.path} holds no answer for {where} ({form}). Was it recorded with these settings, and "
+                "is this a home where nothing was launched since? A new --home begins afresh."
+            )
         new = _compared(asked)
         best = max(
             near,
@@ -230,14 +244,14 @@ def _compared(messages: list[dict[str, str]] | None) -> list[str]:
 
 
 def _entry(line: str) -> dict[str, Any] | None:
-    """A line of a journal without what was measured; None where it is something else."""
+    """A line of a journal or a pool without what was measured; None where it is something else."""
     if not line.lstrip(" [").startswith("{"):
         return None
     try:
         entry = json.loads(line.strip().rstrip(","))
     except json.JSONDecodeError:
         return None
-    if not isinstance(entry, dict) or "outcome" not in entry:
+    if not isinstance(entry, dict) or not {"outcome", "now"} & entry.keys():
         return None
     return {name: _without(inner) for name, inner in entry.items() if name not in MEASURED}
 

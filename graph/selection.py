@@ -83,7 +83,7 @@ def select(
     if answer is None:
         try:
             chat = session.chat("strategist", Account(run=run, persona="strategist"))
-            answer, usage = ask(chat, render.rank(_pool(queue, past, places, session)), Ranking)
+            answer, usage = ask(chat, render.rank(_pool(queue, past, places, session, run)), Ranking)
         except Unanswered as error:
             rankings.keep(question, None, run)
             why = f"First in, first out this time: the strategist gave no answer ({error})."
@@ -129,7 +129,13 @@ def _complete(answered: Sequence[str], queue: Sequence[str]) -> tuple[list[str],
     return order + missing, told
 
 
-def _pool(queue: Sequence[Experiment], past: Sequence[Experiment], places: int, session: Session) -> Pool:
+def _pool(
+    queue: Sequence[Experiment],
+    past: Sequence[Experiment],
+    places: int,
+    session: Session,
+    run: str | None,
+) -> Pool:
     online = session.surface.spec.online
     if online is None:
         raise ConfigurationError(
@@ -150,7 +156,8 @@ def _pool(queue: Sequence[Experiment], past: Sequence[Experiment], places: int, 
         steering=directives(session, "strategist", journal),
         journal=[session.dump(attempt) for attempt in journal],
         experiments=[each.model_dump(mode="json") for each in past],
-        note=note.shown("") if note else None,
+        note=note.shown(run or "") if note else None,
         history=session.context.history,
+        own_run=run or "",
         prompt_tokens=session.context.prompt_tokens,
     )

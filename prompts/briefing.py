@@ -115,4 +115,5 @@ class Pool:
     note: Mapping[str, Any] | None = None
     history: History = "sorted"
     own_run: str = ""
+    """As in Briefing."""
     prompt_tokens: int = PROMPT_TOKENS

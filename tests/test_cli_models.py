@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests" / "graph"))
 
 from scripted import ACCEPT, learning_rate, proposal  # noqa: E402
 from tiny import make_surface  # noqa: E402
-from wire import Asked, Wire, in_turn, no_such_key, words  # noqa: E402
+from wire import Asked, Wire, fault, in_turn, no_such_key, words  # noqa: E402
 
 from evorank.graph.journal import Journal  # noqa: E402
 
@@ -186,6 +187,70 @@ def test_a_wrong_key_is_one_line_and_exit_code_1_before_anything_is_written(plac
     assert KEY not in printed
     assert len(wire.asked) == 1
     assert [each.name for each in (place / "home").iterdir()] == ["surfaces"]
+
+
+def test_a_provider_that_breaks_on_the_way_ends_the_run_with_its_cause_and_no_key_it_quotes(
+    place: Path,
+) -> None:
+    quotes = fault(403, f"the key {KEY} may not use this model", state="PERMISSION_DENIED")
+    hello = lambda asked: words(asked, "ok")  # noqa: E731
+    with Wire(in_turn(words=hello, Proposal=proposal(), Delta=[SAME, quotes])) as wire:
+        settings(place, wire.url)
+        asked = ("run", "--steps", "5", "--model", GEMINI, "--record", "calls.jsonl", "--display", "lines")
+        printed = cli(place, *asked, check=1)
+    assert f"chat model: {GEMINI} (refused): " in printed
+    assert "the key *** may not use this model" in printed
+    (resume,) = re.findall(r"Go on with: python cli\.py run --resume (\S+)", printed)
+    summary = (place / "home" / "runs" / resume / "summary.json").read_text()
+    assert json.loads(summary)["finished"] == 1
+    files = [each for each in (place / "home").rglob("*") if each.is_file() and not each.is_symlink()]
+    assert not [each for each in (*files, place / "calls.jsonl") if b"planted" in each.read_bytes()]
+    assert KEY not in printed
+
+
+def test_an_address_where_nobody_is_ends_the_run_before_it_begins(place: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    settings(place, "http://127.0.0.1:1")
+    printed = cli(place, "run", "--model", GEMINI, "--base-url", url, check=1)
+    assert printed.startswith(f"error: chat model: {GEMINI} (unreachable): ")
+    assert [each.name for each in (place / "home").iterdir()] == ["surfaces"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "told", "more"),
+    [
+        (("--max-tokens", "4000"), "budget: 4,560 of 4,000 tokens spent", " --max-tokens 8000"),
+        (("--max-minutes", "0.000001"), "budget: 0.0 of 0.0 minutes spent", ""),
+    ],
+)
+def test_tokens_and_minutes_end_a_run_between_two_questions(
+    place: Path, limit: tuple[str, str], told: str, more: str
+) -> None:
+    with Wire(in_turn(words=lambda asked: words(asked, "ok"), Proposal=proposal(), Delta=SAME)) as wire:
+        settings(place, wire.url)
+        printed = cli(place, "run", "--steps", "50", "--model", GEMINI, *limit, "--display", "lines", check=3)
+    assert re.search(
+        rf"{re.escape(told)}\. Go on with: python cli\.py run --resume \S+ --home \S+{more}\n", printed
+    )
+
+
+def test_a_dry_run_prints_prompts_tokens_and_cost_without_a_key(place: Path) -> None:
+    (place / ".env").unlink()
+    settings(place, "http://127.0.0.1:1")
+    asked = ("run", "--dry-run", "--steps", "5", "--model", GEMINI)
+    found = json.loads(cli(place, *asked, "--linter-model", "anthropic:claude-sonnet-4-5", "--json"))
+    assert [each["call"] for each in found["prompts"]] == ["think", "code", "review", "insight"]
+    assert "## Journal" in found["prompts"][0]["text"]
+    assert found["calls"] == {"think": 5, "code": 5, "review": 5}
+    assert found["usd"] > 0
+    assert [each.name for each in (place / "home").iterdir() if each.name == "runs"] == []
+    assert "GOOGLE_API_KEY" in cli(place, "run", "--steps", "1", "--model", GEMINI, check=2)
+    asked = ("run", "--dry-run", "--model", "nosuch:model")
+    printed = cli(place, *asked, check=2)
+    assert printed.startswith("error: `model` must have the form provider:model")
+    assert "'nosuch:model'" in printed
 
 
 def test_langsmith_hears_of_a_run_when_it_is_asked_for(

@@ -179,6 +179,8 @@ def test_what_a_call_cost_is_told_and_what_is_not_known_is_not_told_as_nothing()
     assert show_usage(USED | {"unpriced": 2}).endswith("$0.0312 + 2 calls")
     unknown = USED | {"input_tokens": None, "cached_tokens": None, "usd": None, "unpriced": 3}
     assert show_usage(unknown) == "not reported in, 1,234 out, not known"
+    assert show_usage(dict.fromkeys(USED, 0)) == "nothing spent"
+    assert show_usage(dict.fromkeys(USED, 0) | {"failures": 1}) == "no answer"
 
 
 def test_an_attempt_shows_every_call_and_their_sum() -> None:

@@ -6,14 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from evorank.graph.context import Context, open_session
-from evorank.graph.models import Provider, chat_model, describe, names, provider_of
+from evorank.graph.models import NotReady, Provider, chat_model, describe, names, provider_of
 from evorank.model.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("name", ["gemini", "google_genai:", ":gemini", "nobody:model"])
 def test_an_unknown_model_string_says_which_form_it_must_have(name):
-    with pytest.raises(ConfigurationError, match=r"`model`.*provider:model.*package"):
+    with pytest.raises(ConfigurationError, match=r"`model`.*provider:model.*package") as refused:
         chat_model(name, 0)
+    assert not isinstance(refused.value, NotReady)
+    assert repr(name) in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_a_model_without_its_key_is_told_before_anything_is_opened(tmp_path, mon
     for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     for fields in ({"model": "google_genai:gemini-2.5-pro"}, {"models": {"linter": "google_genai:x"}}):
-        with pytest.raises(ConfigurationError, match=r"API key.*GOOGLE_API_KEY or GEMINI_API_KEY.*\.env"):
+        with pytest.raises(NotReady, match=r"API key.*GOOGLE_API_KEY or GEMINI_API_KEY.*\.env"):
             open_session(Context(home=str(tmp_path), **fields))
     assert not list(tmp_path.iterdir())
 

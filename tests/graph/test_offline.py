@@ -16,7 +16,29 @@ from evorank.graph.context import open_session
 from evorank.graph.journal import Journal, thread_id
 from evorank.graph.offline import builder, graph
 from evorank.graph.state import OfflineInput
-from evorank.model.errors import ToolError
+from evorank.model.errors import ConfigurationError, ToolError
+
+
+def test_a_recording_by_hand_decides_whose_turn_each_step_is(context, tmp_path):
+    same = {"patch": [{"op": "test", "path": "/reward/loss", "value": "bce"}]}
+    answers = (("think", "Inquiry", {}), ("think", "Proposal", proposal()), ("code", "Delta", same))
+    lines = [{"recording": 1, "note": "written by hand"}]
+    for step in range(3):  # a bandit would let personas take turns
+        for role, form, content in answers:
+            told = {"step": step, "persona": "reward", "role": role, "form": form}
+            lines.append(told | {"answer": {"content": content}})
+    path = tmp_path / "calls.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    given = context(None, model="by hand", replay=str(path), personas=None, max_usd=1.0)
+    assert graph.invoke({"steps": 3, "run": "r"}, context=given)["stopped"] is None
+    attempts = open_session(given).journal.attempts(run="r")
+    assert [(each.persona, each.outcome, each.model) for each in attempts] == [
+        ("reward", "duplicate", "by hand")
+    ] * 3
+    assert sum(each.usage.calls for each in attempts) == 0, "nobody was asked"
+    alone = given.model_copy(update={"personas": ["optimizer"]})
+    with pytest.raises(ConfigurationError, match="`replay` answers as persona 'reward' in step 0"):
+        graph.invoke({"steps": 3, "run": "another"}, context=alone)
 
 
 def test_the_picture_shows_the_real_cycles():

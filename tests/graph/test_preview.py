@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from scripted import in_turn, learning_rate, proposal
 
 from evorank.graph.context import open_session
 from evorank.graph.offline import graph
 from evorank.graph.preview import preview
+from evorank.model.errors import ConfigurationError
 from evorank.prompts.length import tokens
 
 
@@ -64,6 +67,21 @@ def test_the_estimate_grows_with_the_journal_up_to_the_length_of_a_prompt(contex
     for step in range(20):
         open_session(given).journal.append(attempt(step, run="old", surface="tiny"))
     assert preview(given, 1).input_tokens > one.input_tokens
+
+
+def test_neither_a_key_nor_a_package_is_needed_where_nobody_is_asked(context, monkeypatch):
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "langchain_anthropic", None)
+    roles = {"linter": "anthropic:claude-sonnet-4-5"}
+    given = context(None, model="google_genai:gemini-2.5-pro", models=roles)
+    found = preview(given, 5)
+    assert found.usd > 0
+    assert found.model == "google_genai:gemini-2.5-pro"
+    with pytest.raises(ConfigurationError, match=r"pip install langchain-anthropic|GOOGLE_API_KEY"):
+        open_session(given)
+    with pytest.raises(ConfigurationError, match="form provider:model"):
+        preview(context(None, model="nobody:model"), 5)
 
 
 def test_the_cost_is_that_of_the_price_given_or_unknown(context):

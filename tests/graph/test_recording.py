@@ -69,6 +69,16 @@ def test_what_was_measured_does_not_make_another_question(file):
     assert asks(player, question(second, slower)).answer
 
 
+def test_the_strategists_pool_is_compared_without_what_was_measured_too(file):
+    waits = {"id": "ab12", "now": "waiting", "delta": [], "difference": -0.01, "train_cost": 1.06}
+    player = Player(file(line(question(waits))))
+    assert asks(
+        player, question(waits | {"difference": -0.0099, "train_cost": 1.11, "off_policy": {}})
+    ).answer
+    with pytest.raises(ChatModelError, match="another question"):
+        asks(player, question(waits | {"id": "cd34"}))
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -94,6 +104,24 @@ def test_lines_without_messages_answer_in_their_order(file):
     with pytest.raises(ChatModelError, match="holds no answer"):
         asks(player, question())
     assert asks(player, question(), role="code").answer == {"content": "of code"}
+    other = STEP.model_copy(update={"run": "20270707-070707-beef"})
+    assert asks(player, question(), account=other).answer["content"] == "first", "each run begins anew"
+
+
+def test_a_line_by_hand_that_names_its_form_waits_for_it(file):
+    authored = [line(content="a look", form="Inquiry"), line(content="a thought", form="Proposal")]
+    player = Player(file(*authored, line(content="whatever it is", form="")))
+    assert [asks(player, question(), form=form).answer["content"] for form in ("Proposal", "Inquiry")] == [
+        "a thought", "a look",
+    ]  # fmt: skip
+    assert asks(player, question(), form="Review").answer["content"] == "whatever it is"
+
+
+def test_lines_by_hand_say_whose_turn_a_step_is_and_recorded_ones_do_not(file):
+    authored = [line(step=0, persona="reward"), line(step=0, persona="linter", role="linter")]
+    authored += [line(step=1, persona="optimizer", role="code"), line(step=None, role="insight")]
+    player = Player(file(*authored, line(question(), step=2, persona="architecture")))
+    assert player.turns == {0: "reward", 1: "optimizer"}
 
 
 def test_of_a_question_that_was_asked_again_after_a_crash_the_last_answer_counts(file):

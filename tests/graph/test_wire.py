@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -20,6 +21,7 @@ from evorank.graph.knowledge import MEASURED
 from evorank.graph.models import Provider
 from evorank.graph.offline import graph
 from evorank.graph.operations import open_operations
+from evorank.graph.tick import propose
 from evorank.model.errors import ChatModelError, ConfigurationError
 
 GEMINI = "google_genai:gemini-2.5-pro"
@@ -316,6 +318,38 @@ def test_a_recorded_run_is_replayed_exactly_without_a_key_or_a_server(gemini, ho
     assert '+{"call": "think"' in go(other, 3)["stopped"]
     assert go(other, 3)["stopped"].startswith(f"replay: {path} holds another question in step 0, optimizer")
     assert journal(other) == []
+
+
+def test_a_run_with_live_tests_is_replayed_with_what_its_strategist_said(gemini, home, tmp_path, monkeypatch):
+    give_traffic(home, {"effect": 1.2}, horizon_days=7, pre_days=7)
+    path = tmp_path / "calls.jsonl"
+
+    def ranks(asked):
+        ids = re.findall(r'"id": "([^"]+)", "now"', asked.text)
+        return {"order": ids[::-1], "reason": "The last comes first."}
+
+    script = idle(Delta=[learning_rate(0.2), learning_rate(0.05)], Ranking=ranks)
+
+    def lives(given, run):
+        for rate in (0.02, 0.03):
+            changed = [{"op": "replace", "path": "/optimizer/args/lr", "value": rate}]
+            propose(open_operations(given), changed, why="another step", by="ada")
+        answer = evolve.invoke({"steps": 2, "run": run, "days": 4}, context=given)
+        assert answer["stopped"] is None
+        found = open_session(given).journal.experiments("tiny")
+        calls = open_session(given).chats.desk.spending.calls(run)
+        assert any(call.role == "strategist" for call in calls)
+        return [(each.id, each.result) for each in found], len(calls)
+
+    given, wire = gemini(script, record=str(path), selection="ranked")
+    replayed = fresh(home, tmp_path)
+    recorded_run = lives(given, "20260101-000000-0001")
+    close_sessions()
+    monkeypatch.delenv("GOOGLE_API_KEY")
+    count = len(wire.asked)
+    again = given.model_copy(update={"record": None, "replay": str(path), "home": replayed})
+    assert lives(again, "20260707-070707-beef") == recorded_run
+    assert len(wire.asked) == count
 
 
 def fresh(home: Path, folder: Path) -> str:

@@ -56,6 +56,7 @@ def rendered(name: str, briefing, experiment_of, pool) -> str:
             ),
             "code": lambda: render.code(briefing, PROPOSAL),
             "code_repair": lambda: render.code(briefing, PROPOSAL, [FINDING], DELTA),
+            "code_whole": lambda: render.code(briefing, PROPOSAL, whole=True),
             "review": lambda: render.review(linter, PROPOSAL, DELTA),
             "review_again": lambda: render.review(linter, PROPOSAL, DELTA, [FINDING], ["/a is never used."]),
             "insight": lambda: render.insight(
@@ -72,7 +73,7 @@ def rendered(name: str, briefing, experiment_of, pool) -> str:
     [
         *("think", "think_reward", "think_several", "think_empty", "think_online"),
         *("explore", "explore_again", "explore_end"),
-        *("code", "code_repair", "review", "review_again", "insight", "rank"),
+        *("code", "code_repair", "code_whole", "review", "review_again", "insight", "rank"),
     ],
 )
 def test_a_prompt_reads_word_for_word_as_reviewed(name, briefing, experiment_of, pool):
