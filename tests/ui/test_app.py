@@ -271,6 +271,7 @@ def test_a_surface_without_live_traffic_shows_what_it_has(tmp_path, attempt, sou
         ("/?surface=nowhere", 404),
         ("/journal?page=zero", 422),
         ("/journal?sort=sideways", 422),
+        ("/experiments?sort=gain", 422),
         ("/progress?until=soon", 422),
         ("/compare?by=colour", 422),
         ("/journal/export.exe", 404),
@@ -293,6 +294,9 @@ def test_the_table_is_exported_as_it_is_filtered(client, source, tmp_path):
     assert client.get("/journal/export.csv?persona=reward").status_code == 409
     lines = client.get("/experiments/export.jsonl").text.splitlines()
     assert {json.loads(line)["id"] for line in lines} == set(source.snapshot().experiment_of)
+    launched = [each.id for each in source.snapshot().experiments if each.result == "launched"]
+    lines = client.get("/experiments/export.jsonl?state=launched&sort=oldest").text.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == launched
 
 
 def test_the_page_names_every_part_that_it_replaces(client):

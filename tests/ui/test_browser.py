@@ -255,6 +255,39 @@ def test_the_journal_is_searched_sorted_and_paged_without_a_reload(home, visit, 
     expect(visitor.page.get_by_label("Search")).to_have_value("thought-11")
 
 
+def test_live_tests_are_filtered_and_sorted_without_a_reload(finished, source, visit):
+    visitor = visit(finished)
+    visitor.open("/experiments")
+    visitor.page.evaluate("window.here = 1")
+    rows = visitor.page.locator("#table tbody tr")
+    assert rows.count() == len(source.snapshot().experiments)
+    visitor.page.get_by_label("State").select_option("launched")
+    launched = [each for each in source.snapshot().experiments if each.result == "launched"]
+    expect(rows).to_have_count(len(launched))
+    expect(visitor.page.locator("#table .bar")).to_contain_text("live test")
+    assert "state=launched" in visitor.page.get_by_role("link", name="CSV").get_attribute("href")
+    visitor.page.get_by_label("Search").press_sequentially("nothing like it")
+    expect(rows).to_have_count(0)
+    expect(visitor.page.locator("#table")).to_contain_text("Nothing here")
+    assert visitor.page.evaluate("window.here") == 1
+
+
+def test_a_comparison_of_something_else_begins_with_what_there_is(finished, visit):
+    visitor = visit(finished)
+    visitor.open("/compare?by=persona&a=optimizer&b=architecture")
+    visitor.page.get_by_label("Compare").select_option("category")
+    visitor.page.wait_for_url(re.compile("by=category"))
+    expect(visitor.page.locator("#sides table")).to_be_visible()
+
+
+def test_nobody_is_asked_why_where_nothing_can_be_asked(finished, source, visit):
+    visitor = visit(finished)
+    ended = next(each.id for each in source.snapshot().experiments if each.result == "aborted")
+    visitor.open(f"/experiments/{ended}")
+    expect(visitor.page.locator("#act")).to_contain_text("It has ended")
+    expect(visitor.page.locator("#act input[name=reason]")).not_to_be_visible()
+
+
 def test_everything_is_reached_by_the_keyboard_and_the_focus_survives_an_update(home, visit, attempt):
     visitor = visit(home)
     visitor.open("/")
