@@ -25,7 +25,7 @@ def test_it_says_what_was_tried_what_won_and_why_what_failed_and_how_to_repeat_i
     found = source.snapshot()
     for text in (write_html(made), write_markdown(made)):
         for told in (
-            "What people decided",
+            "What live tests decided",
             "What won on the proxy",
             "Lineage",
             "not worth trying again",
@@ -100,7 +100,23 @@ def test_a_thousand_attempts_are_less_than_two_megabytes(source_of, attempt):
 
 def test_only_one_run_is_reported_when_it_is_asked_for(source_of, attempt):
     source = source_of([attempt(0, gain=0.1, outcome="better"), attempt(0, run="other", gain=0.2)])
-    assert [line.run for line in make_report(source, run="other").attempts] == ["other"]
+    made = make_report(source, run="other")
+    assert [line.run for line in made.attempts] == ["other"]
+    assert (made.overview.attempts.tried, made.overview.attempts.won, made.progress.total) == (1, 0, 1)
+    assert "1 attempt," in write_html(made)
+    assert make_report(source).overview.attempts.tried == 2
+
+
+def test_what_was_given_up_while_it_trained_is_not_worth_trying_again_either(source_of, attempt):
+    lost = attempt(0, gain=-0.2, outcome="worse")
+    hopeless = attempt(1, outcome="worse", reason="Stopped after 55% of the training.")
+    broken = attempt(2, outcome="failed", reason="a training ran out of memory")
+    made = make_report(source_of([lost, hopeless, broken]))
+    assert [line.id for line in made.worst] == [hopeless.id, lost.id]
+    assert [(each.rule, each.count) for each in made.refusals] == [("a training ran out of memory", 1)]
+    for text in (write_html(made), write_markdown(made)):
+        assert "Stopped after 55% of the training." in text
+        assert "ran out of memory" in text
 
 
 def test_a_field_that_was_tried_in_vain_is_told_and_one_that_won_is_not(source_of, attempt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -46,7 +47,7 @@ class Tried(View):
 
 
 class Refusal(View):
-    """Why candidates were never measured."""
+    """Why candidates were never measured: what was wrong with them, or broke."""
 
     rule: str
     count: int
@@ -79,7 +80,9 @@ class Report(View):
     winners: list[AttemptLine] = Field(description="What won on the proxy, the surest gain first")
     tests: list[ExperimentLine] = Field(description="Live tests that were decided, launches first")
     dead_ends: list[Tried] = Field(description="Fields that were tried often enough, and never won")
-    worst: list[AttemptLine] = Field(description="What was surely worse, the largest loss first")
+    worst: list[AttemptLine] = Field(
+        description="What was surely worse: first what was given up while it trained, then the largest loss"
+    )
     refusals: list[Refusal]
     attempts: list[AttemptLine]
     unlisted: int = Field(description="Older attempts that are not in the list")
@@ -92,35 +95,39 @@ def report(
     problem: str = "",
     run: str | None = None,
 ) -> Report:
-    """Of everything on the surface, or of what one run tried. `problem`: why there is no audit."""
-    own = [
-        attempt
-        for attempt in snapshot.attempts
-        if attempt.imported is None and (run is None or attempt.run == run)
-    ]
+    """Of everything on the surface, or of what one run tried, proposed and spent; its launches and the audit
+    are of the surface in any case. `problem`: why there is no audit."""
+    part = snapshot if run is None else _of(run, snapshot)
+    own = [attempt for attempt in part.attempts if attempt.imported is None]
     lines = [attempt_line(attempt, snapshot) for attempt in own]
-    tests = [
-        experiment_line(each, snapshot)
-        for each in snapshot.experiments
-        if each.result and (run is None or each.run == run)
-    ]
-    worse = [line for line in lines if line.outcome == "worse" and line.gain is not None]
+    tests = [experiment_line(each, snapshot) for each in part.experiments if each.result]
+    worse = [line for line in lines if line.outcome == "worse"]
     return Report(
         surface=snapshot.surface,
         run=run,
-        overview=overview(snapshot),
+        overview=overview(part),
         audit=audit_view(audit, snapshot) if audit else None,
         audit_problem=problem,
-        progress=progress(snapshot),
+        progress=progress(part),
         lineage=lineage(snapshot),
         winners=sorted((line for line in lines if line.outcome in WINS), key=_sure, reverse=True)[:SHOWN],
         tests=sorted(tests, key=lambda line: line.result != "launched"),
         dead_ends=_dead_ends(own, snapshot)[:SHOWN],
-        worst=sorted(worse, key=_sure)[:SHOWN],
+        worst=sorted(worse, key=lambda line: (line.gain is not None, _sure(line)))[:SHOWN],
         refusals=_refusals(own, snapshot)[:SHOWN],
         attempts=lines[-LISTED:][::-1],
         unlisted=max(0, len(lines) - LISTED),
-        repeat=[_repeat(each) for each in snapshot.runs if run is None or each.name == run],
+        repeat=[_repeat(each) for each in part.runs],
+    )
+
+
+def _of(run: str, snapshot: Snapshot) -> Snapshot:
+    return replace(
+        snapshot,
+        attempts=[each for each in snapshot.attempts if each.run == run],
+        experiments=[each for each in snapshot.experiments if each.run == run],
+        runs=[each for each in snapshot.runs if each.name == run],
+        calls=[each for each in snapshot.calls if each.run == run],
     )
 
 
@@ -161,7 +168,7 @@ def _field(change: Mapping[str, Any]) -> str:
 def _refusals(attempts: Sequence[Attempt], snapshot: Snapshot) -> list[Refusal]:
     groups: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        if attempt.outcome == "refused":
+        if attempt.outcome in ("refused", "failed"):
             rules = {str(each.get("rule", "")) for each in attempt.findings} or {attempt.reason[:120]}
             for rule in rules:
                 groups.setdefault(rule, []).append(attempt)
