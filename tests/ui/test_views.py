@@ -166,6 +166,24 @@ def test_an_attempt_is_compared_with_its_parent_and_with_production(attempt):
     assert [each.id for each in attempt_view(parent, snapshot([parent, child])).children] == [child.id]
 
 
+def test_every_metric_has_its_interval_and_those_of_two_labels_are_not_compared(attempt):
+    arm = {"loss": 0.5, "auc": 0.7, "alignment": None, "latency_ms": 4.0}
+    known = {"production": arm, "candidate": arm | {"auc": 0.72}}
+    others = {"auc": {"difference": 0.02, "low": 0.01, "high": 0.03}}
+    one = attempt(0, gain=0.1, width=0.01)
+    one.comparison |= known | {"others": others}
+    loss, auc, latency = attempt_view(one, snapshot([one])).measured
+    assert (loss.low, loss.difference, loss.high) == pytest.approx((-0.11, -0.1, -0.09))
+    assert (auc.low, auc.difference, auc.high) == (0.01, 0.02, 0.03)
+    assert (latency.difference, latency.own_label) == (None, False)
+    reward = attempt(1, gain=0.1)
+    reward.comparison |= known | {"metric": "alignment", "candidate": arm | {"alignment": 0.1}}
+    lines = {each.name: each for each in attempt_view(reward, snapshot([reward])).measured}
+    assert lines["alignment"].difference == reward.comparison["difference"]
+    assert lines["auc"].own_label
+    assert lines["loss"].difference is None
+
+
 def version(number: int, phi, experiment=None) -> Version:
     return Version(
         version=number,
