@@ -214,6 +214,36 @@ def test_an_approval_in_the_browser_reaches_the_loop_and_launches(home, visit):
     found.close()
 
 
+def test_a_pause_its_end_and_an_abort_in_the_browser_reach_the_loop(home, visit):
+    context = Context(surface="tiny", home=str(home), workers=1, seeds=2, selection="fifo", approve=True)
+    found = Source(context)
+    (waiting,) = [each.experiment for each in found.snapshot().entries if each.waiting == "approval"]
+    page = (visitor := visit(home)).page
+    visitor.open(f"/experiments/{waiting}")
+
+    def ask(button: str) -> None:
+        page.get_by_role("button", name=button).click()
+        page.locator("#said .good").wait_for()
+        page.get_by_text(f"{button.lower()} by ada").first.wait_for()
+        tick(context)
+
+    ask("Pause")
+    page.locator("#state .s-paused").wait_for()
+    assert found.snapshot().entry_of[waiting].paused
+    ask("Resume")
+    page.locator("#state .s-paused").wait_for(state="detached")
+    page.get_by_role("button", name="Abort").click()
+    expect(page.locator("#said .bad")).to_contain_text("`reason` is needed")
+    page.get_by_label("Why").fill("the shop closes")
+    ask("Abort")
+    page.locator(
+        "#state .s-no_launch"
+    ).wait_for()  # its horizon was reached: nothing is stopped, it is not launched
+    assert "the shop closes" in found.snapshot().experiment_of[waiting].reason
+    assert open_operations(context).schedule.pending(waiting) == []
+    found.close()
+
+
 def test_a_directive_is_added_and_removed_on_the_page(home, visit):
     visitor = visit(home)
     visitor.open("/steering")

@@ -100,8 +100,12 @@ def _table(snapshot: Snapshot) -> table.Table[Experiment]:
 
 
 def _text(test: Experiment, snapshot: Snapshot) -> str:
-    told = (test.id, test.attempt or "", test.fingerprint, test.hypothesis, test.reason, test.proposed_by)
-    return " ".join((*told, state_of(test, snapshot), in_words(test.changes, 2000))).lower()
+    """`snapshot.texts` keeps what of it never changes, as all are searched at every key."""
+    text = snapshot.texts.get(test.id)
+    if text is None:
+        told = (test.id, test.attempt or "", test.fingerprint, test.hypothesis, test.proposed_by)
+        text = snapshot.texts[test.id] = " ".join((*told, in_words(test.changes, 2000))).lower()
+    return f"{text} {test.reason.lower()} {state_of(test, snapshot)}"
 
 
 def _lift(test: Experiment) -> tuple[int, float]:
