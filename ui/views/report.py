@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -117,7 +118,7 @@ def report(
         refusals=_refusals(own, snapshot)[:SHOWN],
         attempts=lines[-LISTED:][::-1],
         unlisted=max(0, len(lines) - LISTED),
-        repeat=[_repeat(each) for each in part.runs],
+        repeat=[_repeat(each, part) for each in part.runs],
     )
 
 
@@ -169,7 +170,7 @@ def _refusals(attempts: Sequence[Attempt], snapshot: Snapshot) -> list[Refusal]:
     groups: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         if attempt.outcome in ("refused", "failed"):
-            rules = {str(each.get("rule", "")) for each in attempt.findings} or {attempt.reason[:120]}
+            rules = {_rule(str(each.get("rule", ""))) for each in attempt.findings} or {attempt.reason[:120]}
             for rule in rules:
                 groups.setdefault(rule, []).append(attempt)
     found = [
@@ -179,7 +180,14 @@ def _refusals(attempts: Sequence[Attempt], snapshot: Snapshot) -> list[Refusal]:
     return sorted(found, key=lambda each: (-each.count, each.rule))
 
 
-def _repeat(run: Run) -> Repeat:
+def _rule(said: str) -> str:
+    """Without what it quotes, so that what is the same but for an expression counts as one."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "…", said)
+
+
+def _repeat(run: Run, snapshot: Snapshot) -> Repeat:
+    """A run is planned before it looks what is served: its first attempt knows what it began with."""
+    made = (each.production for each in snapshot.attempts if each.run == run.name)
     context = Context.model_validate(
         {name: value for name, value in run.plan.context.items() if name in Context.model_fields}
     )
@@ -188,7 +196,7 @@ def _repeat(run: Run) -> Repeat:
         command=shlex.join(_command(context, run)),
         created_at=run.plan.created_at,
         data_version=run.plan.data_version,
-        production=run.plan.production,
+        production=next(made, run.plan.production),
         seed=context.seed,
         training_seeds=f"0 to {context.seeds - 1}",
         versions=run.plan.versions,
