@@ -119,7 +119,7 @@ class AttemptView(View):
     effort: str | None
     measured: list[Measured]
     curves: dict[str, list[tuple[float, float]]] = Field(
-        description="`candidate` and `production`: rows seen, mean training loss"
+        description="`candidate` and `production`: rows seen, mean training loss; also where it was given up"
     )
     cost: Usage
     exchanges: list[Exchange] = Field(
@@ -180,7 +180,7 @@ def attempt_view(
         measured=_measured(comparison),
         curves={
             arm: [(float(rows), float(loss)) for rows, loss in points]
-            for arm, points in (comparison.get("curves") or {}).items()
+            for arm, points in (comparison.get("curves") or attempt.curves).items()
         },
         cost=attempt.usage,
         exchanges=[exchange(line) for line in recorded],
