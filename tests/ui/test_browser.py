@@ -279,6 +279,13 @@ def test_the_journal_is_searched_sorted_and_paged_without_a_reload(home, visit, 
     expect(visitor.page).to_have_url(re.compile("gain"))  # the newest was the first one before, too
     expect(rows.first).to_contain_text("thought-119")
     assert "q=thought-11" in visitor.page.url
+    # What comes in meanwhile is shown as the table is filtered.
+    journal = Journal.open(home, create=False)
+    more = [attempt(200, run="many", gain=9.0, surface="tiny", hypothesis="thought-11-and-more")]
+    journal.extend([*more, attempt(201, run="many", gain=9.0, surface="tiny", hypothesis="another")])
+    journal.close()
+    expect(rows).to_have_count(11)
+    expect(rows.first).to_contain_text("thought-11-and-more")
     assert visitor.page.evaluate("window.here") == 1
     visitor.page.go_back()
     visitor.page.reload()
