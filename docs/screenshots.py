@@ -32,8 +32,8 @@ from evorank.ui.source import Snapshot, Source
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "a-picture"
-DELTA = [{"op": "replace", "path": "/architecture/layers/h2", "value": "gelu(layer_norm(dense(h1, 128)))"}]
-WHY = "A gelu gate with layer norm loses less of small activations; watch time should gain on long videos."
+WIDTH = "/architecture/embedding_dim"
+WHY = "Wider embeddings tell more of rare videos apart; watch time should gain on what few have seen."
 SIZE = {"width": 1240, "height": 800}
 
 
@@ -41,7 +41,8 @@ def prepare(home: Path) -> None:
     """A live test in its ninth day."""
     context = Context(home=str(home), workers=1, seeds=2, selection="fifo")
     operations = open_operations(context)
-    propose(operations, DELTA, why=WHY, by="ada")
+    wider = operations.production()["architecture"]["embedding_dim"] + 8  # there, whatever was launched
+    propose(operations, [{"op": "replace", "path": WIDTH, "value": wider}], why=WHY, by="ada")
     tick(context, until=operations.platform.now() + timedelta(days=9))
     close_sessions()
 

@@ -192,6 +192,7 @@ def record(state: AttemptState, runtime: Runtime[Context]) -> Update:
         repairs=state.repairs,
         inspections=state.inspections,
         comparison=state.comparison,
+        curves=state.curves,
         insights=state.insights,
         reviews=state.reviews,
         steering=state.steering,
@@ -296,8 +297,9 @@ def _unmeasured(error: RefusedDelta | ToolError) -> Update:
     if isinstance(error, RefusedDelta):  # a guardrail that only a training can measure
         findings = [finding.as_dict() for finding in error.findings]
         return {"outcome": "refused", "reason": str(error), "findings": findings}
-    # Stopped: there is no loss to compare, and no need for one.
-    return {"outcome": "worse" if isinstance(error, Stopped) else "failed", "reason": str(error)}
+    if isinstance(error, Stopped):  # there is no loss to compare, and no need for one
+        return {"outcome": "worse", "reason": str(error), "curves": error.curves}
+    return {"outcome": "failed", "reason": str(error)}
 
 
 def _sent_back(state: AttemptState, findings: list[Finding], candidate: Update) -> Update:

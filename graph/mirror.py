@@ -25,6 +25,7 @@ from evorank.tools.events import Event
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its makers' own, which nobody asked for
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # the run waits for it
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # that is ours: `--json`
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag

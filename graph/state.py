@@ -178,6 +178,8 @@ class Attempt(BaseModel):
     """What people said of it before it was measured, in order; empty where nobody was asked."""
     comparison: dict[str, Any] | None = None
     """tools.Comparison.model_dump(): metric, difference, low, high, seeds, effort, metrics of both arms."""
+    curves: dict[str, list[tuple[int, float]]] = Field(default_factory=dict)
+    """Of a training that was given up, beside production's, as a comparison has them: here there is none."""
     insights: list[dict[str, Any]] = Field(default_factory=list)
     """SQL queries asked and what they returned: {"query", "table" | "error", "finding"}. All attempts of one
     turn hold those that it asked."""
@@ -364,6 +366,7 @@ class AttemptState(AttemptInput, AttemptOutput):
     unasked: bool = False
     """A chat model could not be asked anything: the budget is spent, or it is not there."""
     comparison: dict[str, Any] | None = None
+    curves: dict[str, list[tuple[int, float]]] = Field(default_factory=dict)
 
 
 class TurnInput(BaseModel):

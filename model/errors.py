@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,7 +90,14 @@ class ToolError(EvorankError):
 
 
 class Stopped(ToolError):  # noqa: N818 - a verdict, not a malfunction
-    """A training was given up, its curve clearly worse than production's: the verdict is `worse`."""
+    """A training was given up, its curve clearly worse than production's: the verdict is `worse`.
+
+    `curves`: `candidate` until then, and `production`: (rows seen, mean training loss).
+    """
+
+    def __init__(self, said: str, curves: Mapping[str, Sequence[tuple[int, float]]] | None = None) -> None:
+        self.curves = {arm: list(points) for arm, points in (curves or {}).items()}
+        super().__init__(said)
 
 
 class RefusedQuery(ToolError):  # noqa: N818 - a refusal, not a malfunction

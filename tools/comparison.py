@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from evorank.tools.evaluator.executor import Evaluation
 from evorank.tools.statistics import Interval, seeds_needed
 
-__all__ = ["Comparison", "Effort", "Measurement", "Verdict", "decide", "saving"]
+__all__ = ["Comparison", "Difference", "Effort", "Measurement", "Verdict", "decide", "saving"]
 
 Verdict = Literal["better", "cheaper", "equal", "worse", "inconclusive"]
 Effort = Literal["slice", "full", "test"]
@@ -44,6 +44,15 @@ class Measurement(BaseModel):
     latency_ms: float = Field(description="Milliseconds to score 500 candidates in one call")
 
 
+class Difference(BaseModel):
+    """A difference that decides nothing, with its interval."""
+
+    model_config = ConfigDict(extra="forbid")
+    difference: float = Field(description="candidate - production")
+    low: float = Field(description="Lower end of the 95% confidence interval")
+    high: float = Field(description="Upper end of the 95% confidence interval")
+
+
 class Comparison(BaseModel):
     """A paired comparison of a candidate with production."""
 
@@ -60,6 +69,11 @@ class Comparison(BaseModel):
     rows: int = Field(description="Impressions both arms were scored on")
     candidate: Measurement
     production: Measurement
+    others: dict[str, Difference] = Field(
+        default_factory=dict,
+        description="auc, gauc, ndcg, calibration: by how much the arms differ. To be read, never to win by. "
+        "Empty with one seed, and where each arm has a label of its own",
+    )
     reason: str = Field(description="One sentence with the numbers")
     cpu_seconds: float = Field(default=0.0, description="Spent on this answer; cached trainings cost nothing")
     curves: dict[Literal["candidate", "production"], list[tuple[int, float]]] = Field(

@@ -18,8 +18,18 @@ import numpy.typing as npt
 from evorank.model.errors import Finding, RefusedDelta, ToolError
 from evorank.model.system import Objective, Phi
 from evorank.tools import metrics
-from evorank.tools.comparison import CHEAPER, MARGIN, Comparison, Effort, Measurement, decide, saving
+from evorank.tools.comparison import (
+    CHEAPER,
+    MARGIN,
+    Comparison,
+    Difference,
+    Effort,
+    Measurement,
+    decide,
+    saving,
+)
 from evorank.tools.evaluator.executor import Evaluation
+from evorank.tools.paired import paired_metrics
 from evorank.tools.statistics import Interval, cluster_error, combine, paired_difference
 from evorank.tools.workbench import Progress, Spending, Workbench
 
@@ -127,8 +137,28 @@ def measure(
     evaluations: Sequence[Evaluation], bench: Workbench, objective: Objective, effort: Effort
 ) -> Measurement:
     """All metrics of one arm: means over the seeds, medians of the costs."""
+    return _summary(evaluations, _by_seed(evaluations, bench, objective, effort), bench, effort)
+
+
+def _by_seed(
+    evaluations: Sequence[Evaluation], bench: Workbench, objective: Objective, effort: Effort
+) -> dict[str, list[float]]:
+    """Metric -> its value with each seed."""
     labels, users = np.asarray(bench.labels(objective, effort)), bench.user_codes(effort)
     positive = metrics.positives(labels, objective.loss)
+    arms = [each.predictions for each in evaluations]
+    return {
+        "loss": [float(metrics.row_losses(p, labels, objective.loss).mean()) for p in arms],
+        "auc": [metrics.auc(p, positive) for p in arms],
+        "gauc": [metrics.gauc(p, positive, users) for p in arms],
+        "ndcg": [metrics.ndcg(p, labels, users) for p in arms],
+        "calibration": [metrics.calibration(p, labels) for p in arms],
+    }
+
+
+def _summary(
+    evaluations: Sequence[Evaluation], values: dict[str, list[float]], bench: Workbench, effort: Effort
+) -> Measurement:
     train = bench.train_slice(effort)
     cpu = float(np.median([each.train_cpu_seconds for each in evaluations]))
 
@@ -136,13 +166,12 @@ def measure(
         value = float(np.mean(values))
         return value if math.isfinite(value) else None
 
-    arms = [each.predictions for each in evaluations]
     return Measurement(
-        loss=float(np.mean([metrics.row_losses(p, labels, objective.loss).mean() for p in arms])),
-        auc=mean([metrics.auc(p, positive) for p in arms]),
-        gauc=mean([metrics.gauc(p, positive, users) for p in arms]),
-        ndcg=mean([metrics.ndcg(p, labels, users) for p in arms]),
-        calibration=mean([metrics.calibration(p, labels) for p in arms]),
+        loss=float(np.mean(values["loss"])),
+        auc=mean(values["auc"]),
+        gauc=mean(values["gauc"]),
+        ndcg=mean(values["ndcg"]),
+        calibration=mean(values["calibration"]),
         parameters=evaluations[0].parameters,
         train_cpu_seconds=cpu,
         samples_per_cpu_second=(train.stop - train.start) / max(cpu, 1e-9),
@@ -252,8 +281,11 @@ class _Ladder:
         interval: Interval,
         cheap: str,
     ) -> Comparison:
-        candidate = measure(ours, self.bench, self.objective, effort)
-        production = measure(theirs, self.bench, self.objective, effort)
+        by_seed = [_by_seed(arm, self.bench, self.objective, effort) for arm in (ours, theirs)]
+        candidate, production = (
+            _summary(arm, values, self.bench, effort)
+            for arm, values in zip((ours, theirs), by_seed, strict=True)
+        )
         metric, margin = METRICS[self.objective.loss], MARGIN * abs(production.loss)
         verdict, reason = decide(interval, margin, len(seeds), cheap=cheap, metric=metric)
         return Comparison(
@@ -269,10 +301,30 @@ class _Ladder:
             rows=len(ours[0].predictions),
             candidate=candidate,
             production=production,
+            others=self._others(ours, theirs, by_seed[0], by_seed[1], effort),
             reason=reason,
             cpu_seconds=self.spending.cpu_seconds,
             curves={"candidate": list(ours[0].curve), "production": list(theirs[0].curve)},
         )
+
+    def _others(
+        self,
+        ours: Sequence[Evaluation],
+        theirs: Sequence[Evaluation],
+        candidate: dict[str, list[float]],
+        production: dict[str, list[float]],
+        effort: Effort,
+    ) -> dict[str, Difference]:
+        if len(ours) != len(theirs) or len(ours) < 2:
+            return {}
+        labels = np.asarray(self.bench.labels(self.objective, effort))
+        predictions = [each.predictions for each in ours], [each.predictions for each in theirs]
+        positive, users = metrics.positives(labels, self.objective.loss), self.bench.user_codes(effort)
+        found = paired_metrics(candidate, production, predictions, labels, positive, users)
+        return {
+            name: Difference(difference=each.estimate, low=each.low, high=each.high)
+            for name, each in found.items()
+        }
 
 
 def _stopped(found: Comparison, where: str) -> Comparison:

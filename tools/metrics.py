@@ -18,10 +18,13 @@ __all__ = [
     "auc",
     "calibration",
     "gauc",
+    "gauc_by_user",
     "huber",
     "log_loss",
     "mse",
     "ndcg",
+    "ndcg_by_user",
+    "placements",
     "positives",
     "row_losses",
 ]
@@ -85,9 +88,15 @@ def gauc(predictions: Vector, positive: Vector, users: Vector) -> float:
 
     Users whose impressions are all of one class say nothing and are skipped; nan where nobody is left.
     """
+    values, weights = gauc_by_user(predictions, positive, users)
+    return float(np.average(values, weights=weights)) if len(values) else float("nan")
+
+
+def gauc_by_user(predictions: Vector, positive: Vector, users: Vector) -> tuple[Float64, Float64]:
+    """AUC of each user with both classes, in the order of their codes, and how many impressions each has."""
     positive = np.asarray(positive, bool)
     if not len(positive):
-        return float("nan")
+        return np.empty(0), np.empty(0)
     order = np.lexsort((predictions, users))
     user, p, y = np.asarray(users)[order], np.asarray(predictions)[order], positive[order]
     group, start, size = _groups(_starts(user))
@@ -98,9 +107,22 @@ def gauc(predictions: Vector, positive: Vector, users: Vector) -> float:
     pairs = ones * (size - ones)
     wins = np.bincount(group, rank * y, len(size)) - ones * (ones + 1) / 2.0
     useful = pairs > 0
-    if not useful.any():
-        return float("nan")
-    return float(np.average(wins[useful] / pairs[useful], weights=size[useful]))
+    return wins[useful] / pairs[useful], size[useful].astype(np.float64)
+
+
+def placements(predictions: Vector, positive: Vector) -> Float64:
+    """Where each row stands among those of the other class [n]: for a positive the share of negatives below
+    it, for a negative the share of positives above it, ties count half. The mean over either class is the AUC
+    (DeLong et al. 1988). nan where there is one class only."""
+    positive = np.asarray(positive, bool)
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    among_all = _midranks(predictions)
+    within = np.empty(len(positive))
+    within[positive], within[~positive] = _midranks(predictions[positive]), _midranks(predictions[~positive])
+    below = among_all - within
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(positive, below / np.float64(zeros), 1.0 - below / np.float64(ones))
 
 
 def ndcg(predictions: Vector, labels: Vector, users: Vector, k: int = 10) -> float:
@@ -110,20 +132,33 @@ def ndcg(predictions: Vector, labels: Vector, users: Vector, k: int = 10) -> flo
     predictions share the mean of their discounts (McSherry & Najork 2008). Users without any gain are
     skipped; nan where nobody is left.
     """
+    values, _ = ndcg_by_user(predictions, labels, users, k)
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def ndcg_by_user(predictions: Vector, labels: Vector, users: Vector, k: int = 10) -> tuple[Float64, Float64]:
+    """NDCG@k of each user with any gain, in the order of their codes, and the weight of each, which is 1."""
     if not len(labels):
-        return float("nan")
+        return np.empty(0), np.empty(0)
     gain = np.maximum(np.asarray(labels, np.float64), 0.0)
     users = np.asarray(users)
     actual = _discounted(users, np.asarray(predictions, np.float64), gain, k)
     ideal = _discounted(users, gain, gain, k)
     useful = ideal > 0
-    return float((actual[useful] / ideal[useful]).mean()) if useful.any() else float("nan")
+    return actual[useful] / ideal[useful], np.ones(int(useful.sum()))
 
 
 def calibration(predictions: Vector, labels: Vector) -> float:
     """Sum predicted / sum observed: 1 is calibrated, above 1 promises too much; nan for no observation."""
     observed = float(np.sum(labels, dtype=np.float64))
     return float(np.sum(predictions, dtype=np.float64)) / observed if observed else float("nan")
+
+
+def _midranks(values: Vector) -> Float64:
+    """Ranks from 1 [n]; equal values share the middle of the ranks that they span."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return np.asarray((last - (count - 1) / 2.0)[place], np.float64)
 
 
 def _starts(*keys: Vector) -> npt.NDArray[np.bool_]:

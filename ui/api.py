@@ -29,6 +29,7 @@ from evorank.ui.source import Snapshot, Source
 from evorank.ui.views import attempt as attempts
 from evorank.ui.views import compare as comparing
 from evorank.ui.views import experiment as tests
+from evorank.ui.views import experiments as listing
 from evorank.ui.views import inspection as inspecting
 from evorank.ui.views import journal as journals
 from evorank.ui.views import lineage as lineages
@@ -49,8 +50,14 @@ class Problem(View):
     detail: str
 
 
-class Table(journals.Query):
+class Attempts(journals.Query):
     """A page of the journal that is asked for."""
+
+    surface: str | None = Field(default=None, max_length=64)
+
+
+class Tests(listing.Query):
+    """A page of live tests that is asked for."""
 
     surface: str | None = Field(default=None, max_length=64)
 
@@ -120,7 +127,7 @@ def router(source: Source, token: str) -> APIRouter:
         return progresses.progress(found, wanted, until, by)
 
     @made.get("/attempts")
-    def journal(query: Annotated[Table, Query()]) -> journals.Journal:
+    def journal(query: Annotated[Attempts, Query()]) -> journals.Journal:
         """A page of the journal."""
         asked = journals.Query(**query.model_dump(exclude={"surface"}))
         return journals.journal(snapshot(query.surface), asked)
@@ -136,9 +143,10 @@ def router(source: Source, token: str) -> APIRouter:
         )
 
     @made.get("/experiments")
-    def experiments(found: here) -> journals.Experiments:
-        """All live tests, open ones first."""
-        return journals.experiments(found)
+    def experiments(query: Annotated[Tests, Query()]) -> listing.Experiments:
+        """A page of live tests; open ones first, unless they are sorted otherwise."""
+        asked = listing.Query(**query.model_dump(exclude={"surface"}))
+        return listing.experiments(snapshot(query.surface), asked)
 
     def one(found: Snapshot, identifier: str) -> tests.ExperimentView:
         record = found.experiment_of.get(identifier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from markupsafe import Markup
 
@@ -181,13 +182,20 @@ def _places(view: Progress, width: float, top: float, bottom: float) -> tuple[Bo
 
 
 def _range(panel: Panel) -> tuple[float, float]:
-    """Of the estimates, but for a few that are far out; always with zero and what is surely gained."""
-    estimates = sorted(each.gain[1] for each in panel.candidates if each.gain)
+    """Of what is drawn, but for a few estimates that are far out and whiskers that are far longer than most;
+    always with zero and what is surely gained."""
+    gains = [each.gain for each in panel.candidates if each.gain]
+    estimates = sorted(estimate for _, estimate, _ in gains)
     cut = len(estimates) // 33
-    kept = estimates[cut : len(estimates) - cut] or estimates
+    shown = estimates[cut : len(estimates) - cut] or estimates
+    if len(gains) <= CROWDED:
+        long = 3.0 * median((high - low) / 2 for low, _, high in gains) if gains else 0.0
+        whiskers = [(low, high) for low, estimate, high in gains if shown[0] <= estimate <= shown[-1]]
+        middles = [((low + high) / 2, min((high - low) / 2, long)) for low, high in whiskers]
+        shown = [*shown, *(middle + side * half for middle, half in middles for side in (-1, 1))]
     sure = [gain for stretch in panel.best for _, gain in stretch.steps]
     ends = [end for each in panel.candidates if each.outcome == "better" and each.gain for end in each.gain]
-    low, high = min([0.0, *kept, *sure]), max([0.0, *kept, *sure, *ends])
+    low, high = min([0.0, *shown, *sure]), max([0.0, *shown, *sure, *ends])
     pad = 0.12 * (high - low or 1.0)
     return low - pad, high + pad
 

@@ -20,13 +20,15 @@ from evorank.ui.actions import possible
 from evorank.ui.asked import NotFoundError, UnreadError, given, parsed
 from evorank.ui.render import environment
 from evorank.ui.source import Snapshot, Source
+from evorank.ui.views import experiments as tests
+from evorank.ui.views import journal as journals
+from evorank.ui.views import table
 from evorank.ui.views.attempt import attempt_view
 from evorank.ui.views.compare import By, compare
 from evorank.ui.views.experiment import experiment_view
 from evorank.ui.views.inspection import inspection_view
-from evorank.ui.views.journal import Query, experiments, journal, matching
 from evorank.ui.views.lineage import lineage
-from evorank.ui.views.overview import audit_view, overview
+from evorank.ui.views.overview import audit_view, overview, unaudited
 from evorank.ui.views.progress import Filter, Window, progress
 from evorank.ui.views.steering import steering
 
@@ -64,7 +66,7 @@ class Pages:
             view = audit_view(audit, found) if audit else None
         except EvorankError as error:
             problem = str(error)
-        return html("audit", view=view, problem=problem)
+        return html("audit", view=view, problem=problem, unaudited=unaudited(found))
 
     def progress(self, request: Request) -> Response:
         found = self._snapshot(request)
@@ -76,24 +78,29 @@ class Pages:
 
     def journal(self, request: Request) -> Response:
         found = self._snapshot(request)
-        query = parsed(Query, given(request))
-
-        def link(ending: str) -> str:
-            asked = query.model_dump(exclude={"page", "per"}, exclude_none=True, exclude_defaults=True)
-            return f"/journal/export.{ending}?{urlencode({'surface': found.surface} | asked)}"
-
-        return self._page(
-            request, "journal", journal(found, query), found, ["table"], now=found.at, export=link
-        )
+        query = parsed(journals.Query, given(request))
+        view = journals.journal(found, query)
+        export = _export("/journal", found, query)
+        return self._page(request, "journal", view, found, ["table"], now=found.at, export=export)
 
     def export(self, request: Request, ending: str) -> Response:
         """All that the table would show, as a file."""
         found = self._snapshot(request)
-        return _file(matching(found, parsed(Query, given(request))), f"{found.surface}-journal", ending)
+        records = journals.matching(found, parsed(journals.Query, given(request)))
+        return _file(records, f"{found.surface}-journal", ending)
+
+    def experiments(self, request: Request) -> Response:
+        found = self._snapshot(request)
+        query = parsed(tests.Query, given(request))
+        view = tests.experiments(found, query)
+        return self._page(
+            request, "experiments", view, found, ["table"], export=_export("/experiments", found, query)
+        )
 
     def export_experiments(self, request: Request, ending: str) -> Response:
         found = self._snapshot(request)
-        return _file(list(found.experiments), f"{found.surface}-live-tests", ending)
+        records = tests.matching(found, parsed(tests.Query, given(request)))
+        return _file(records, f"{found.surface}-live-tests", ending)
 
     def attempt(self, request: Request, identifier: str) -> Response:
         found, attempt = _found(self._snapshot(request), "attempt", identifier)
@@ -101,10 +108,6 @@ class Pages:
             attempt, found, lambda mark: self.source.phi(found.surface, mark), self.source.recorded(attempt)
         )
         return self._page(request, "attempt", view, found, [], here="/journal", now=found.at)
-
-    def experiments(self, request: Request) -> Response:
-        found = self._snapshot(request)
-        return self._page(request, "experiments", experiments(found), found, ["table"])
 
     def experiment(self, request: Request, identifier: str) -> Response:
         found, experiment = _found(self._snapshot(request), "live test", identifier)
@@ -183,6 +186,12 @@ class Pages:
 
 def html(template: str, status: int = 200, **known: Any) -> Response:
     return HTMLResponse(environment().get_template(f"{template}.html.j2").render(**known), status)
+
+
+def _export(path: str, found: Snapshot, query: table.Query) -> Callable[[str], str]:
+    """Where a table is to be had whole, by the ending of the file: as it is filtered and sorted."""
+    asked = query.model_dump(exclude={"page", "per"}, exclude_none=True, exclude_defaults=True)
+    return lambda ending: f"{path}/export.{ending}?{urlencode({'surface': found.surface} | asked)}"
 
 
 def _file(records: Sequence[Any], name: str, ending: str) -> Response:

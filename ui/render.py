@@ -37,6 +37,7 @@ def environment() -> Environment:
         signed=signed,
         percent=percent,
         count=count,
+        counted=counted,
         seconds=seconds,
         short=short,
         day=day,
@@ -63,6 +64,11 @@ def percent(value: float | None, digits: int = 1) -> str:
 def count(value: float | None) -> str:
     """A number of things; null says that nobody reported it."""
     return "not reported" if value is None else f"{value:,.0f}"
+
+
+def counted(value: float, one: str, many: str = "") -> str:
+    """`1 launch`, `2 launches`."""
+    return f"{count(value)} {one if value == 1 else many or one + 's'}"
 
 
 def amount(value: float | None) -> str:

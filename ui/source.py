@@ -86,7 +86,7 @@ class Snapshot:
     home: str = ""
     store: str = ""
     texts: dict[str, str] = field(default_factory=dict)
-    """Attempt -> what a search looks at, put together once."""
+    """Attempt or experiment -> what a search looks at, put together once."""
 
     @cached_property
     def attempt_of(self) -> dict[str, Attempt]:

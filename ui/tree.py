@@ -60,8 +60,9 @@ def tree(view: Lineage, link: Link, width: float = 960) -> Markup:
 def _candidate(candidate: AttemptLine, place: tuple[float, float], link: Link) -> Markup:
     parts = [mark(candidate.outcome, *place, 5)]
     said = tip(candidate)
-    if candidate.experiment:
+    if candidate.live:
         parts.insert(0, dot(*place, 10, f"ring r-{candidate.result}"))
+    if candidate.experiment:
         said = f"{said}; live test: {candidate.result}"
     return group(parts, said, link(candidate.id))
 

@@ -242,11 +242,13 @@ def test_a_step_that_is_in_the_journal_already_does_nothing_again(context, attem
 
 
 def test_a_training_given_up_early_is_worse_with_its_reason_and_without_a_comparison(run, trainings):
-    trainings.refuse = Stopped("Stopped after 62% of the training: over its last 900 rows ...")
+    curves = {"candidate": [(900, 0.7)], "production": [(900, 0.5), (1800, 0.4)]}
+    trainings.refuse = Stopped("Stopped after 62% of the training: over its last 900 rows ...", curves)
     trainings.refuse.cpu_seconds = 7.0
     (attempt,) = run(rates(0.05))
     assert attempt.usage.cpu_seconds == 7.0
     assert attempt.outcome == "worse"
     assert attempt.reason.startswith("Stopped after 62% of the training")
     assert attempt.comparison is None
+    assert attempt.curves == curves
     assert attempt.phi["optimizer"]["args"]["lr"] == 0.05

@@ -1,10 +1,16 @@
-"""The journal as MLflow shows it: a real store of MLflow's, read by its own client."""
+"""The journal as MLflow shows it: a real store of MLflow's, and a real server, read by its own client."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,9 +42,9 @@ def empty_store(tmp_path_factory):
 class Shown:
     """What MLflow shows of a surface."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.uri = path, f"sqlite:///{path}"
-        self.client = MlflowClient(tracking_uri=self.uri)
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.client = MlflowClient(tracking_uri=uri)
 
     def pages(self, kind):
         found = self.client.get_experiment_by_name("evorank/tiny")
@@ -54,9 +60,44 @@ class Shown:
 def shown(empty_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MLflow's files lie beside its database where there is no server
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    shown = Shown(tmp_path / "mlflow.db")
+    shown = Shown(f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shown.uri)
     return shown
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A tracking server of MLflow's own, over loopback: `make test-mlflow` installs one."""
+    command = os.environ.get("EVORANK_MLFLOW_SERVER")
+    if not command:
+        pytest.skip("EVORANK_MLFLOW_SERVER names no `mlflow` that can serve: make test-mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri, log = f"http://127.0.0.1:{port}", tmp_path / "server.log"
+    given = ["--backend-store-uri", f"sqlite:///{tmp_path}/served.db", "--host", "127.0.0.1"]
+    given += ["--artifacts-destination", str(tmp_path / "files"), "--workers", "1", "--port", str(port)]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [command, "server", *given], env=kept | quiet, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=2).read()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < deadline, log.read_text()[-4000:]
+                time.sleep(0.2)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield Shown(uri)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
 
 
 @pytest.fixture
@@ -178,6 +219,29 @@ def test_a_live_test_is_shown_as_it_goes_on_until_its_launch(context, home, show
     lift = next(each["lift"] for each in experiment.effects if each["metric"] == "visits")
     assert page.data.metrics["visits.lift"] == pytest.approx(lift)
     assert shown.file(page, "experiment.json")["decision"]["outcome"] == "launch"
+
+
+def test_a_server_is_told_of_a_run_its_attempts_and_a_launch(run, context, home, served, capfd):
+    (attempt,) = run(rates(0.05))
+    assert "View run" not in capfd.readouterr().out, "what `--json` prints is JSON alone"
+    (page,) = served.pages("attempt")
+    assert page.data.metrics["difference"] == attempt.comparison["difference"]
+    assert served.file(page, "delta.json")["patch"] == attempt.patch
+    (parent,) = served.pages("run")
+    assert page.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    close_sessions()
+
+    give_traffic(home, {"effect": 1.3, "past": 14})
+    given = context(None, selection="fifo", trackers=["mlflow"])
+    patch = [{"op": "replace", "path": "/optimizer/args/lr", "value": 0.02}]
+    propose(open_operations(given), patch, why="a smaller step", by="ada")
+    for _ in range(2):
+        tick(given, until=open_operations(given).platform.now() + timedelta(days=6))
+        close_sessions()  # as a tick from cron ends
+    (test,) = [each for each in served.pages("experiment") if each.data.tags.get("result") == "launched"]
+    assert test.data.tags["version"] == "2"
+    assert served.file(test, "experiment.json")["decision"]["outcome"] == "launch"
+    assert len(served.pages("attempt")) == 1
 
 
 def test_a_variable_alone_mirrors_nothing(context, shown):

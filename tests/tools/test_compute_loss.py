@@ -20,12 +20,16 @@ def test_a_candidate_that_learns_more_is_better_and_says_so_in_numbers(bench):
     assert found.seeds == list(range(bench.seeds))
     assert found.candidate.loss - found.production.loss == pytest.approx(found.difference, abs=1e-6)
     assert found.candidate.auc > found.production.auc
+    assert found.others["auc"].low > 0
+    assert found.others["auc"].difference == pytest.approx(found.candidate.auc - found.production.auc)
     assert f"{found.difference:+.5f}" in found.reason
 
 
 def test_production_against_itself_is_equal(bench):
     found = compute_loss(dict(bench.production), bench)
     assert (found.verdict, found.difference) == ("equal", 0.0)
+    assert {name: each.difference for name, each in found.others.items()} == dict.fromkeys(found.others, 0.0)
+    assert found.others
 
 
 def test_a_candidate_that_is_clearly_worse_stops_after_one_seed(bench):

@@ -76,6 +76,9 @@ def test_what_the_views_show_is_what_the_api_answers(client, source):
     for experiment in found.experiments:
         shown = client.get(f"/api/experiments/{experiment.id}").json()
         assert [each["until"] for each in shown["days"]] == [each["until"] for each in experiment.readings]
+    page = client.get("/api/experiments", params={"state": "launched", "per": 1, "surface": "tiny"}).json()
+    assert page["total"] == sum(each.result == "launched" for each in found.experiments)
+    assert [row["state"] for row in page["rows"]] == ["launched"]
     assert len(client.get("/api/lineage").json()["steps"]) == len(found.versions)
     assert client.get("/api/audit").json() is None
 

@@ -252,6 +252,19 @@ def test_prompts_and_answers_are_shown_of_a_run_that_was_recorded(finished, home
     source.close()
 
 
+def test_a_training_that_was_given_up_shows_how_far_it_came_beside_production(source_of, attempt):
+    curves = {"candidate": [(100, 0.9), (200, 0.8)], "production": [(100, 0.7), (200, 0.5), (300, 0.4)]}
+    lost = attempt(0, outcome="worse", reason="Stopped after 66% of the training.", curves=curves)
+    client = TestClient(
+        create_app(source_of([lost]), TOKEN, PORT, "ada"),
+        base_url=f"http://127.0.0.1:{PORT}",
+        headers={"authorization": f"Bearer {TOKEN}"},
+    )
+    page = opened(client, f"/attempts/{lost.id}")
+    assert "Why it was given up" in page.text
+    assert "candidate ends at 0.8 after 200 rows" in page.text
+
+
 def test_a_surface_without_live_traffic_shows_what_it_has(tmp_path, attempt, source_of):
     client = TestClient(
         create_app(source_of([attempt(0, gain=0.01, outcome="better")]), TOKEN, PORT, "ada"),
@@ -271,6 +284,7 @@ def test_a_surface_without_live_traffic_shows_what_it_has(tmp_path, attempt, sou
         ("/?surface=nowhere", 404),
         ("/journal?page=zero", 422),
         ("/journal?sort=sideways", 422),
+        ("/experiments?sort=gain", 422),
         ("/progress?until=soon", 422),
         ("/compare?by=colour", 422),
         ("/journal/export.exe", 404),
@@ -293,6 +307,9 @@ def test_the_table_is_exported_as_it_is_filtered(client, source, tmp_path):
     assert client.get("/journal/export.csv?persona=reward").status_code == 409
     lines = client.get("/experiments/export.jsonl").text.splitlines()
     assert {json.loads(line)["id"] for line in lines} == set(source.snapshot().experiment_of)
+    launched = [each.id for each in source.snapshot().experiments if each.result == "launched"]
+    lines = client.get("/experiments/export.jsonl?state=launched&sort=oldest").text.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == launched
 
 
 def test_the_page_names_every_part_that_it_replaces(client):

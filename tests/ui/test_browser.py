@@ -214,6 +214,36 @@ def test_an_approval_in_the_browser_reaches_the_loop_and_launches(home, visit):
     found.close()
 
 
+def test_a_pause_its_end_and_an_abort_in_the_browser_reach_the_loop(home, visit):
+    context = Context(surface="tiny", home=str(home), workers=1, seeds=2, selection="fifo", approve=True)
+    found = Source(context)
+    (waiting,) = [each.experiment for each in found.snapshot().entries if each.waiting == "approval"]
+    page = (visitor := visit(home)).page
+    visitor.open(f"/experiments/{waiting}")
+
+    def ask(button: str) -> None:
+        page.get_by_role("button", name=button).click()
+        page.locator("#said .good").wait_for()
+        page.get_by_text(f"{button.lower()} by ada").first.wait_for()
+        tick(context)
+
+    ask("Pause")
+    page.locator("#state .s-paused").wait_for()
+    assert found.snapshot().entry_of[waiting].paused
+    ask("Resume")
+    page.locator("#state .s-paused").wait_for(state="detached")
+    page.get_by_role("button", name="Abort").click()
+    expect(page.locator("#said .bad")).to_contain_text("`reason` is needed")
+    page.get_by_label("Why").fill("the shop closes")
+    ask("Abort")
+    page.locator(
+        "#state .s-no_launch"
+    ).wait_for()  # its horizon was reached: nothing is stopped, it is not launched
+    assert "the shop closes" in found.snapshot().experiment_of[waiting].reason
+    assert open_operations(context).schedule.pending(waiting) == []
+    found.close()
+
+
 def test_a_directive_is_added_and_removed_on_the_page(home, visit):
     visitor = visit(home)
     visitor.open("/steering")
@@ -249,10 +279,50 @@ def test_the_journal_is_searched_sorted_and_paged_without_a_reload(home, visit, 
     expect(visitor.page).to_have_url(re.compile("gain"))  # the newest was the first one before, too
     expect(rows.first).to_contain_text("thought-119")
     assert "q=thought-11" in visitor.page.url
+    # What comes in meanwhile is shown as the table is filtered.
+    journal = Journal.open(home, create=False)
+    more = [attempt(200, run="many", gain=9.0, surface="tiny", hypothesis="thought-11-and-more")]
+    journal.extend([*more, attempt(201, run="many", gain=9.0, surface="tiny", hypothesis="another")])
+    journal.close()
+    expect(rows).to_have_count(11)
+    expect(rows.first).to_contain_text("thought-11-and-more")
     assert visitor.page.evaluate("window.here") == 1
     visitor.page.go_back()
     visitor.page.reload()
     expect(visitor.page.get_by_label("Search")).to_have_value("thought-11")
+
+
+def test_live_tests_are_filtered_and_sorted_without_a_reload(finished, source, visit):
+    visitor = visit(finished)
+    visitor.open("/experiments")
+    visitor.page.evaluate("window.here = 1")
+    rows = visitor.page.locator("#table tbody tr")
+    assert rows.count() == len(source.snapshot().experiments)
+    visitor.page.get_by_label("State").select_option("launched")
+    launched = [each for each in source.snapshot().experiments if each.result == "launched"]
+    expect(rows).to_have_count(len(launched))
+    expect(visitor.page.locator("#table .bar")).to_contain_text("live test")
+    assert "state=launched" in visitor.page.get_by_role("link", name="CSV").get_attribute("href")
+    visitor.page.get_by_label("Search").press_sequentially("nothing like it")
+    expect(rows).to_have_count(0)
+    expect(visitor.page.locator("#table")).to_contain_text("Nothing here")
+    assert visitor.page.evaluate("window.here") == 1
+
+
+def test_a_comparison_of_something_else_begins_with_what_there_is(finished, visit):
+    visitor = visit(finished)
+    visitor.open("/compare?by=persona&a=optimizer&b=architecture")
+    visitor.page.get_by_label("Compare").select_option("category")
+    visitor.page.wait_for_url(re.compile("by=category"))
+    expect(visitor.page.locator("#sides table")).to_be_visible()
+
+
+def test_nobody_is_asked_why_where_nothing_can_be_asked(finished, source, visit):
+    visitor = visit(finished)
+    ended = next(each.id for each in source.snapshot().experiments if each.result == "aborted")
+    visitor.open(f"/experiments/{ended}")
+    expect(visitor.page.locator("#act")).to_contain_text("It has ended")
+    expect(visitor.page.locator("#act input[name=reason]")).not_to_be_visible()
 
 
 def test_everything_is_reached_by_the_keyboard_and_the_focus_survives_an_update(home, visit, attempt):

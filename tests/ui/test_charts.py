@@ -120,6 +120,34 @@ def test_one_wild_estimate_does_not_flatten_all_others(source_of, attempt):
     assert "+0.002" in shown
 
 
+def test_intervals_are_seen_whole_also_where_none_of_them_won(source_of, attempt):
+    found = [attempt(step, gain=step / 10_000, width=0.005, outcome="inconclusive") for step in range(4)]
+    view = progress(source_of(found).snapshot())
+    root = parsed(charts.progress(view, view.panels[0], link))
+    whiskers = [each for each in root.iter("line") if (each.get("class") or "").startswith("whisker")]
+    assert len(whiskers) == 3 * len(found), "a line, and a bar at each of its ends that is not cut off"
+
+
+def test_one_long_interval_does_not_flatten_all_others(source_of, attempt):
+    found = [attempt(step, gain=step / 10_000, width=0.005, outcome="inconclusive") for step in range(4)]
+    found.append(attempt(4, gain=0.0001, width=9.0, outcome="inconclusive"))
+    view = progress(source_of(found).snapshot())
+    shown = [each.text for each in parsed(charts.progress(view, view.panels[0], link)).iter("text")]
+    assert "+0.01" in shown
+
+
+def test_only_what_people_saw_has_a_ring_in_the_graph(source_of, attempt):
+    view = lineage(source_of([attempt(step, gain=0.01, outcome="better") for step in range(3)]).snapshot())
+    (generation,) = view.generations
+    seen, queued, _ = generation.candidates
+    seen.experiment, seen.result, seen.live = "one", "no_launch", True
+    queued.experiment, queued.result = "two", "proposed"
+    root = parsed(tree(view, link))
+    rings = [each.get("class") for each in root.iter("circle") if "ring" in (each.get("class") or "")]
+    assert rings == ["ring r-no_launch"]
+    assert any("live test: proposed" in each.text for each in root.iter("title"))
+
+
 def test_a_journal_of_ten_thousand_is_a_small_drawing(source_of, attempt):
     found = [attempt(step, gain=(step % 11 - 5) / 1000, outcome=OUTCOMES[step % 5]) for step in range(10_000)]
     view = progress(source_of(found).snapshot())

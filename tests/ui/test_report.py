@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from evorank.cli import app
 from evorank.ui.report import forest, make_report, write_html, write_markdown
 from evorank.ui.views.common import EffectLine
+from evorank.ui.views.report import report
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def test_it_says_what_was_tried_what_won_and_why_what_failed_and_how_to_repeat_i
     found = source.snapshot()
     for text in (write_html(made), write_markdown(made)):
         for told in (
-            "What people decided",
+            "What live tests decided",
             "What won on the proxy",
             "Lineage",
             "not worth trying again",
@@ -100,7 +102,39 @@ def test_a_thousand_attempts_are_less_than_two_megabytes(source_of, attempt):
 
 def test_only_one_run_is_reported_when_it_is_asked_for(source_of, attempt):
     source = source_of([attempt(0, gain=0.1, outcome="better"), attempt(0, run="other", gain=0.2)])
-    assert [line.run for line in make_report(source, run="other").attempts] == ["other"]
+    made = make_report(source, run="other")
+    assert [line.run for line in made.attempts] == ["other"]
+    assert (made.overview.attempts.tried, made.overview.attempts.won, made.progress.total) == (1, 0, 1)
+    assert "1 attempt," in write_html(made)
+    assert make_report(source).overview.attempts.tried == 2
+
+
+def test_a_run_is_repeated_from_the_production_that_served_when_it_began(source, made):
+    """A plan is written before the run looks what is served."""
+    found = source.snapshot()
+    moved = [each.model_copy(update={"production": "a-launch"}) for each in found.attempts]
+    told = report(dataclasses.replace(found, attempts=moved))
+    assert [each.production for each in told.repeat] == ["a-launch"]
+    assert [each.production for each in made.repeat] == [found.attempts[0].production]
+
+
+def test_refusals_that_differ_in_what_they_quote_are_one(source_of, attempt):
+    findings = [[{"rule": f"linter: /label is '{n} * x', but should be \"{n}\""}] for n in range(3)]
+    refused = [attempt(n, findings=found) for n, found in enumerate(findings)]
+    (refusal,) = make_report(source_of(refused)).refusals
+    assert (refusal.count, refusal.rule) == (3, "linter: /label is …, but should be …")
+
+
+def test_what_was_given_up_while_it_trained_is_not_worth_trying_again_either(source_of, attempt):
+    lost = attempt(0, gain=-0.2, outcome="worse")
+    hopeless = attempt(1, outcome="worse", reason="Stopped after 55% of the training.")
+    broken = attempt(2, outcome="failed", reason="a training ran out of memory")
+    made = make_report(source_of([lost, hopeless, broken]))
+    assert [line.id for line in made.worst] == [hopeless.id, lost.id]
+    assert [(each.rule, each.count) for each in made.refusals] == [("a training ran out of memory", 1)]
+    for text in (write_html(made), write_markdown(made)):
+        assert "Stopped after 55% of the training." in text
+        assert "ran out of memory" in text
 
 
 def test_a_field_that_was_tried_in_vain_is_told_and_one_that_won_is_not(source_of, attempt):
@@ -135,14 +169,14 @@ def test_the_command_writes_what_the_file_is_named_for(finished, tmp_path, monke
     monkeypatch.setenv("EVORANK_HOME", str(finished))
     monkeypatch.setenv("EVORANK_SURFACE", "tiny")
 
-    def report(*arguments: str):
+    def command(*arguments: str):
         return CliRunner().invoke(app, ["report", *arguments])
 
-    assert report("--out", "r.md").exit_code == 0
+    assert command("--out", "r.md").exit_code == 0
     assert Path("r.md").read_text().startswith("# tiny")
-    done = report("--out", "r.html")
+    done = command("--out", "r.html")
     assert "8 attempts" in done.stdout
     assert Path("r.html").read_text().startswith("<!doctype html>")
-    assert report("--format", "md").stdout == Path("r.md").read_text()
-    assert "must end in .html or .md" in report("--out", "r.pdf").stderr
-    assert "must be a run of this surface" in report("--run", "nothing").stderr
+    assert command("--format", "md").stdout == Path("r.md").read_text()
+    assert "must end in .html or .md" in command("--out", "r.pdf").stderr
+    assert "must be a run of this surface" in command("--run", "nothing").stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from evorank.graph.activity import Activity, Doing
 from evorank.graph.leases import this_process
 from evorank.graph.runs import Plan
+from evorank.graph.schedule import Entry
 from evorank.graph.state import Experiment, Usage
 from evorank.graph.versions import Version
 from evorank.model.delta import fingerprint
 from evorank.ui.source import Run, Snapshot
+from evorank.ui.views import experiments as listing
 from evorank.ui.views.attempt import attempt_view
 from evorank.ui.views.common import in_words
 from evorank.ui.views.compare import compare
@@ -163,6 +166,24 @@ def test_an_attempt_is_compared_with_its_parent_and_with_production(attempt):
     assert [each.id for each in attempt_view(parent, snapshot([parent, child])).children] == [child.id]
 
 
+def test_every_metric_has_its_interval_and_those_of_two_labels_are_not_compared(attempt):
+    arm = {"loss": 0.5, "auc": 0.7, "alignment": None, "latency_ms": 4.0}
+    known = {"production": arm, "candidate": arm | {"auc": 0.72}}
+    others = {"auc": {"difference": 0.02, "low": 0.01, "high": 0.03}}
+    one = attempt(0, gain=0.1, width=0.01)
+    one.comparison |= known | {"others": others}
+    loss, auc, latency = attempt_view(one, snapshot([one])).measured
+    assert (loss.low, loss.difference, loss.high) == pytest.approx((-0.11, -0.1, -0.09))
+    assert (auc.low, auc.difference, auc.high) == (0.01, 0.02, 0.03)
+    assert (latency.difference, latency.own_label) == (None, False)
+    reward = attempt(1, gain=0.1)
+    reward.comparison |= known | {"metric": "alignment", "candidate": arm | {"alignment": 0.1}}
+    lines = {each.name: each for each in attempt_view(reward, snapshot([reward])).measured}
+    assert lines["alignment"].difference == reward.comparison["difference"]
+    assert lines["auc"].own_label
+    assert lines["loss"].difference is None
+
+
 def version(number: int, phi, experiment=None) -> Version:
     return Version(
         version=number,
@@ -191,6 +212,95 @@ def experiment(number: int, lift=None, **fields) -> Experiment:
         "plan": {"metrics": METRICS, "start": "2026-02-01T00:00:00", "horizon_days": 14},
     }  # fmt: skip
     return Experiment(**(known | fields))
+
+
+def entry(of: Experiment, waiting: str = "") -> Entry:
+    known = {"fingerprint": "f", "data": {}, "due": None, "paused": False, "opened_at": NOW, "version": 1}
+    known |= {"closed_at": NOW if of.result else None, "position": 1 if of.phase == "proposed" else 0}
+    return Entry(experiment=of.id, phase=of.phase, waiting=waiting, **known)
+
+
+def several_tests() -> Snapshot:
+    tests = [
+        experiment(1, 0.1, phase="completed", result="launched", category="explore", hypothesis="A Gate"),
+        experiment(2, 0.3, phase="completed", result="no_launch", run="r1"),
+        experiment(3, phase="completed", result="rejected", proposed_by="bob"),
+        experiment(4, phase="live", changes=[{"op": "replace", "path": "/optimizer/name", "value": "Adam"}]),
+        experiment(5, phase="live"),
+        experiment(6),
+        experiment(7),
+    ]
+    entries = [entry(each, "approval" if each is tests[4] else "") for each in tests]
+    entries[5], entries[6] = entries[6], entries[5]  # somebody ranked the second of the queue first
+    return snapshot(experiments=tests, entries=entries)
+
+
+def test_live_tests_stand_open_ones_first_and_are_sorted_by_what_people_did():
+    found = several_tests()
+
+    def order(**query) -> list[int]:
+        return [int(row.id[:8]) for row in listing.experiments(found, listing.Query(**query)).rows]
+
+    assert order() == [4, 5, 7, 6, 3, 2, 1]
+    assert order(sort="oldest") == [1, 2, 3, 4, 5, 7, 6]
+    assert order(sort="newest") == [6, 7, 5, 4, 3, 2, 1]
+    assert order(sort="lift")[:2] == [2, 1]
+    assert order(sort="state")[:3] == [1, 2, 3]
+    less_is_better = [METRICS[0] | {"higher_is_better": False}]
+    for each in found.experiments[:2]:
+        each.plan["metrics"] = less_is_better
+    assert order(sort="lift")[:2] == [1, 2]
+
+
+def test_live_tests_are_filtered_searched_and_cut_into_pages_as_attempts_are():
+    found = several_tests()
+
+    def those(**query) -> list[int]:
+        return [int(row.id[:8]) for row in listing.experiments(found, listing.Query(**query)).rows]
+
+    assert those(state="waiting") == [5]
+    assert those(state="live") == [4]
+    assert those(state="rejected", proposed_by="bob") == [3]
+    assert those(category="explore") == those(q="gate") == [1]
+    assert those(run="none", state="proposed") == [7, 6]
+    assert those(q="OPTIMIZER adam") == [4]
+    assert those(q="00000002") == [2]
+    page = listing.experiments(found, listing.Query(per=3, page=9))
+    assert (page.query.page, page.pages, page.total, len(page.rows)) == (3, 3, 7, 1)
+    assert page.choices["state"] == ["launched", "live", "no_launch", "proposed", "rejected", "waiting"]
+    assert page.choices["run"] == ["none", "r1"]
+
+
+def test_what_nobody_ever_saw_is_not_counted_among_the_tests_that_ended(attempt):
+    queued, tried = attempt(0, gain=0.01), attempt(1, gain=0.01)
+    seen = experiment(
+        1,
+        0.1,
+        result="launched",
+        started=True,
+        attempt=tried.id,
+        times={"completed": "2026-02-16T00:00:00+00:00"},
+    )
+    unseen = experiment(2, result="rejected", attempt=queued.id)
+    view = overview(snapshot([queued, tried], experiments=[seen, unseen]))
+    assert view.experiments == {"launched": 1, "rejected": 1}
+    assert view.never_live == 1
+    (generation,) = lineage(snapshot([queued, tried], experiments=[seen, unseen])).generations
+    assert [(each.result, each.live) for each in generation.candidates] == [
+        ("rejected", False),
+        ("launched", True),
+    ]
+
+
+def test_why_there_is_no_audit_is_told(source):
+    told = source.snapshot()
+    assert overview(snapshot()).unaudited == "Nothing was launched yet."
+    assert "`holdback` in surface.toml" in overview(told).unaudited
+    held = told.spec.model_copy(update={"online": told.spec.online.model_copy(update={"holdback": 0.05})})
+    first = min(each.times["completed"] for each in told.experiments if each.result == "launched")
+    early = dataclasses.replace(told, spec=held, now=datetime.fromisoformat(first))
+    assert "No day of traffic" in overview(early).unaudited
+    assert overview(dataclasses.replace(told, spec=held)).unaudited == ""
 
 
 def test_the_sum_of_launches_leaves_out_what_was_rolled_back():
@@ -300,6 +410,8 @@ def test_two_sides_are_compared_and_the_best_is_the_surest(attempt):
     assert two.cpu_per_win is None
     assert compare(snapshot(found), "persona", ["b"]).sides[0].name == "b"
     assert compare(snapshot([]), "run").sides == []
+    # The form sends what was chosen of personas along when runs are asked for.
+    assert [side.name for side in compare(snapshot(found), "run", ["a", "b"]).sides] == ["r"]
     other = snapshot(found[:1], surface="other", surfaces=["other", "simulated"])
     both = snapshot(found, surfaces=["other", "simulated"])
     sides = compare(both, "surface", [], lambda _: other).sides
@@ -307,7 +419,7 @@ def test_two_sides_are_compared_and_the_best_is_the_surest(attempt):
 
 
 def test_pace_counts_decided_tests_by_both_clocks(attempt):
-    times = {"live": (NOW - timedelta(days=14)).isoformat()}
+    times = {"live": (NOW - timedelta(days=14)).isoformat(), "completed": NOW.isoformat()}
     tests = [
         experiment(n, result=result, started=True, times=times)
         for n, result in enumerate(("launched", "no_launch", "withdrawn"))

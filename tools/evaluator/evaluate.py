@@ -248,7 +248,7 @@ def _watch(child: Child, progress: int, job: Job, turn: Turn) -> None:
         if why is None:
             continue
         if curve.diverged is None:
-            raise Stopped(f"Stopped {why}")
+            raise Stopped(f"Stopped {why}", {"candidate": curve.points, "production": production.points})
         if diverged:  # at the second look: most trainings notice it, and say more
             raise ToolError(f"The training was stopped {why}")
         diverged = True

@@ -18,6 +18,10 @@ from evorank.ui.views.difference import Difference, side_by_side
 __all__ = ["AttemptView", "Code", "FindingLine", "Measured", "Query", "attempt_view"]
 
 
+OF_LABEL = ("loss", "auc", "gauc", "ndcg", "calibration")
+"""Metrics that are measured against the label which a Φ learns: those of two rewards are not compared."""
+
+
 class FindingLine(View):
     """What a check or the linter found on the last delta."""
 
@@ -78,6 +82,14 @@ class Measured(View):
     name: str
     production: float | None
     candidate: float | None
+    difference: float | None = Field(
+        default=None, description="Candidate minus production; null: a clock or a count, or not comparable"
+    )
+    low: float | None = Field(default=None, description="Of its 95% interval")
+    high: float | None = None
+    own_label: bool = Field(
+        default=False, description="Each arm was measured against a label of its own: not to be compared"
+    )
 
 
 class AttemptView(View):
@@ -107,7 +119,7 @@ class AttemptView(View):
     effort: str | None
     measured: list[Measured]
     curves: dict[str, list[tuple[float, float]]] = Field(
-        description="`candidate` and `production`: rows seen, mean training loss"
+        description="`candidate` and `production`: rows seen, mean training loss; also where it was given up"
     )
     cost: Usage
     exchanges: list[Exchange] = Field(
@@ -168,7 +180,7 @@ def attempt_view(
         measured=_measured(comparison),
         curves={
             arm: [(float(rows), float(loss)) for rows, loss in points]
-            for arm, points in (comparison.get("curves") or {}).items()
+            for arm, points in (comparison.get("curves") or attempt.curves).items()
         },
         cost=attempt.usage,
         exchanges=[exchange(line) for line in recorded],
@@ -237,8 +249,17 @@ def exchange(line: Line) -> Exchange:
 
 def _measured(comparison: Mapping[str, Any]) -> list[Measured]:
     one, two = comparison.get("production") or {}, comparison.get("candidate") or {}
+    rewards = comparison.get("metric") == "alignment"
+    main = {name: comparison.get(name) for name in ("difference", "low", "high")}
+    known = {"alignment" if rewards else "loss": main} | (comparison.get("others") or {})
     return [
-        Measured(name=name, production=one.get(name), candidate=two.get(name))
+        Measured(
+            name=name,
+            production=one.get(name),
+            candidate=two.get(name),
+            own_label=rewards and name in OF_LABEL,
+            **known.get(name, {}),
+        )
         for name in one
         if one.get(name) is not None or two.get(name) is not None
     ]

@@ -28,6 +28,8 @@ __all__ = [
     "effect_line",
     "experiment_line",
     "in_words",
+    "plan_metrics",
+    "state_of",
     "value_in_words",
 ]
 
@@ -68,6 +70,7 @@ class AttemptLine(View):
     cpu_seconds: float
     experiment: str | None = Field(default=None, description="The live test that it led to")
     result: str | None = Field(default=None, description="How that ended, or the phase it is in")
+    live: bool = Field(default=False, description="Whether it ever went live: people saw it")
     imported: bool = False
     origin: str | None = None
 
@@ -123,6 +126,7 @@ class ExperimentLine(View):
     change: str
     phase: str
     result: str | None
+    state: str = Field(description="How it ended, `waiting` for an approval, or its phase")
     reason: str
     waits_for: str
     position: int | None = Field(description="Place in the queue, 1 is next; null: not in it")
@@ -135,10 +139,6 @@ class ExperimentLine(View):
     effects: list[EffectLine]
     trouble: str
     asked: list[str] = Field(description="What people asked and no tick has done yet")
-
-    @property
-    def state(self) -> str:
-        return self.result or ("waiting" if self.waits_for == "approval" else self.phase)
 
 
 def in_words(changes: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
@@ -194,6 +194,7 @@ def attempt_line(attempt: Attempt, snapshot: Snapshot) -> AttemptLine:
         cpu_seconds=attempt.usage.cpu_seconds,
         experiment=test.id if test else None,
         result=(test.result or test.phase) if test else None,
+        live=bool(test and test.started),
         imported=attempt.imported is not None,
         origin=attempt.origin.kind if attempt.origin else None,
     )
@@ -229,7 +230,6 @@ def plan_metrics(experiment: Experiment) -> dict[str, Mapping[str, Any]]:
 def experiment_line(experiment: Experiment, snapshot: Snapshot) -> ExperimentLine:
     entry = snapshot.entry_of.get(experiment.id)
     metrics = plan_metrics(experiment)
-    waits = "" if entry is None or entry.closed_at else entry.waiting
     last = experiment.readings[-1] if experiment.readings else None
     return ExperimentLine(
         id=experiment.id,
@@ -241,8 +241,9 @@ def experiment_line(experiment: Experiment, snapshot: Snapshot) -> ExperimentLin
         change=in_words(experiment.changes),
         phase=experiment.phase,
         result=experiment.result,
+        state=state_of(experiment, snapshot),
         reason=experiment.reason,
-        waits_for=waits,
+        waits_for=_waits_for(experiment, snapshot),
         position=entry.position or None if entry else None,
         due=entry.due if entry else None,
         paused=bool(entry and entry.paused),
@@ -257,6 +258,17 @@ def experiment_line(experiment: Experiment, snapshot: Snapshot) -> ExperimentLin
             for each in snapshot.asked.get(experiment.id, ())
         ],
     )
+
+
+def state_of(experiment: Experiment, snapshot: Snapshot) -> str:
+    """How it ended, `waiting` for an approval, or its phase."""
+    waits = _waits_for(experiment, snapshot)
+    return experiment.result or ("waiting" if waits == "approval" else experiment.phase)
+
+
+def _waits_for(experiment: Experiment, snapshot: Snapshot) -> str:
+    entry = snapshot.entry_of.get(experiment.id)
+    return "" if entry is None or entry.closed_at else entry.waiting
 
 
 def moment(text: str | None) -> datetime | None:

@@ -51,8 +51,10 @@ def compare(
     `read`: how another surface is read, where surfaces are compared."""
     if by == "surface":
         options = list(snapshot.surfaces)
-        names = [name for name in (chosen or options[:2]) if name in options]
-        known = [snapshot if name == snapshot.surface or read is None else read(name) for name in names[:2]]
+        known = [
+            snapshot if name == snapshot.surface or read is None else read(name)
+            for name in _two(chosen, options)
+        ]
         sides = [_side(each.surface, _own(each), each) for each in known]
         return Comparison(surface=snapshot.surface, by=by, options=options, sides=sides)
     groups: dict[str, list[Attempt]] = {}
@@ -61,13 +63,17 @@ def compare(
     options = (
         sorted(groups, reverse=True) if by == "run" else sorted(groups, key=lambda name: -len(groups[name]))
     )
-    names = [name for name in (chosen or options[:2]) if name in groups]
     return Comparison(
         surface=snapshot.surface,
         by=by,
         options=options,
-        sides=[_side(name, groups[name], snapshot) for name in names[:2]],
+        sides=[_side(name, groups[name], snapshot) for name in _two(chosen, options)],
     )
+
+
+def _two(chosen: Sequence[str], options: Sequence[str]) -> list[str]:
+    """What is compared. A name that is no option is left from another `by`: the form sends it along."""
+    return [name for name in chosen if name in options][:2] or list(options[:2])
 
 
 def _own(snapshot: Snapshot) -> list[Attempt]:

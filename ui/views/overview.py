@@ -24,7 +24,17 @@ from evorank.ui.views.common import (
 from evorank.ui.views.inspection import Waiting, waiting
 from evorank.ui.views.rates import Rate, Spent, rate, rates, total
 
-__all__ = ["AuditView", "Overview", "Pace", "RunLine", "VersionLine", "audit_view", "overview", "run_line"]
+__all__ = [
+    "AuditView",
+    "Overview",
+    "Pace",
+    "RunLine",
+    "VersionLine",
+    "audit_view",
+    "overview",
+    "run_line",
+    "unaudited",
+]
 
 SILENT_AFTER = timedelta(minutes=2)
 """A run that lives and has told nothing for so long may be stuck. Trainings tell several times a minute."""
@@ -110,6 +120,7 @@ class Overview(View):
     runs: list[RunLine] = Field(description="Those that are not finished, and the newest, newest first")
     attempts: Rate
     experiments: dict[str, int] = Field(description="How many ended, by result")
+    never_live: int = Field(description="Of those, how many nobody ever saw")
     by_persona: list[Rate]
     by_category: list[Rate]
     by_model: list[Rate]
@@ -118,6 +129,7 @@ class Overview(View):
     live: list[ExperimentLine]
     queue: list[ExperimentLine]
     launches: list[ExperimentLine]
+    unaudited: str = Field(description="Why nobody can say what all launches gained together; empty: it can")
     ideas: int = Field(description="Candidates that wait for the next run to measure them")
     cost: Usage
     spent: list[Spent] = Field(description="The same by persona and model")
@@ -155,6 +167,7 @@ def overview(snapshot: Snapshot) -> Overview:
         runs=[run for number, run in enumerate(runs) if number == 0 or run.state in ("working", "silent")],
         attempts=rate("all", own),
         experiments=ended,
+        never_live=sum(each.result is not None and not each.started for each in snapshot.experiments),
         by_persona=rates(own, "persona"),
         by_category=rates(own, "category"),
         by_model=rates(own, "model"),
@@ -167,6 +180,7 @@ def overview(snapshot: Snapshot) -> Overview:
         ],
         queue=[line for line in lines if line.result is None and line.phase == "proposed"],
         launches=[line for line in reversed(lines) if line.result == "launched"],
+        unaudited=unaudited(snapshot),
         ideas=snapshot.ideas,
         cost=total([*(call.usage for call in snapshot.calls), _trained(snapshot)]),
         spent=[Spent(**each) for each in by_model(snapshot.calls)],
@@ -234,6 +248,19 @@ def audit_view(audit: Audit, snapshot: Snapshot) -> AuditView:
         ],
         failures=[failure.reason for failure in audit.failures],
     )
+
+
+def unaudited(snapshot: Snapshot) -> str:
+    """Why there is no audit of all launches; empty where there is one."""
+    launched = [each.times["completed"] for each in snapshot.experiments if each.result == "launched"]
+    online = snapshot.spec.online if snapshot.spec else None
+    if not launched:
+        return "Nothing was launched yet."
+    if online is None or not online.holdback:
+        return "Nobody is held back from launches: without `holdback` in surface.toml there is no comparison."
+    if snapshot.now is None or snapshot.now <= datetime.fromisoformat(min(launched)):
+        return "No day of traffic has passed since the first launch."
+    return ""
 
 
 def _trained(snapshot: Snapshot) -> Usage:

@@ -11,6 +11,7 @@ from evorank.graph.state import Attempt
 from evorank.ui.source import Snapshot
 from evorank.ui.views.common import AttemptLine, View, attempt_line
 from evorank.ui.views.rates import Rate, rates
+from evorank.ui.views.table import Columns, choices, having
 
 __all__ = ["Filter", "Launch", "Panel", "Progress", "Window", "progress"]
 
@@ -18,20 +19,14 @@ WINDOW = 300
 """Candidates that are drawn with interval and link; a strip shows all others."""
 
 
-class Filter(View):
-    """Which attempts. null: all."""
+class Filter(Columns):
+    """Which attempts."""
 
     persona: str | None = None
     category: str | None = None
     model: str | None = None
     outcome: str | None = None
     run: str | None = None
-
-    def takes(self, attempt: Attempt) -> bool:
-        return all(
-            wanted is None or str(getattr(attempt, name) or "none") == wanted
-            for name, wanted in self.model_dump().items()
-        )
 
 
 class Window(Filter):
@@ -96,7 +91,7 @@ def progress(
     """`until`: the place behind the last that is drawn. `by`: what pass rates are grouped by."""
     wanted = wanted or Filter()
     own = [attempt for attempt in snapshot.attempts if attempt.imported is None]
-    found = [attempt for attempt in own if wanted.takes(attempt)]
+    found = having(own, wanted)
     end = min(len(found), until) if until else len(found)
     first = max(0, end - WINDOW)
     drawn = list(enumerate(found))[first:end]
@@ -133,16 +128,8 @@ def progress(
         strip=[(place, attempt.outcome) for place, attempt in enumerate(found)],
         by=by,
         groups=rates(found, by),
-        choices=choices(own),
+        choices=choices(own, Filter),
     )
-
-
-def choices(attempts: Sequence[Attempt]) -> dict[str, list[str]]:
-    """What a person may filter by: field -> values that occur, sorted."""
-    return {
-        name: sorted({str(getattr(attempt, name) or "none") for attempt in attempts})
-        for name in Filter.model_fields
-    }
 
 
 def _best(attempts: Sequence[Attempt], metric: str, first: int) -> list[Stretch]:

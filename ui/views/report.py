@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -46,7 +48,7 @@ class Tried(View):
 
 
 class Refusal(View):
-    """Why candidates were never measured."""
+    """Why candidates were never measured: what was wrong with them, or broke."""
 
     rule: str
     count: int
@@ -79,7 +81,9 @@ class Report(View):
     winners: list[AttemptLine] = Field(description="What won on the proxy, the surest gain first")
     tests: list[ExperimentLine] = Field(description="Live tests that were decided, launches first")
     dead_ends: list[Tried] = Field(description="Fields that were tried often enough, and never won")
-    worst: list[AttemptLine] = Field(description="What was surely worse, the largest loss first")
+    worst: list[AttemptLine] = Field(
+        description="What was surely worse: first what was given up while it trained, then the largest loss"
+    )
     refusals: list[Refusal]
     attempts: list[AttemptLine]
     unlisted: int = Field(description="Older attempts that are not in the list")
@@ -92,35 +96,39 @@ def report(
     problem: str = "",
     run: str | None = None,
 ) -> Report:
-    """Of everything on the surface, or of what one run tried. `problem`: why there is no audit."""
-    own = [
-        attempt
-        for attempt in snapshot.attempts
-        if attempt.imported is None and (run is None or attempt.run == run)
-    ]
+    """Of everything on the surface, or of what one run tried, proposed and spent; its launches and the audit
+    are of the surface in any case. `problem`: why there is no audit."""
+    part = snapshot if run is None else _of(run, snapshot)
+    own = [attempt for attempt in part.attempts if attempt.imported is None]
     lines = [attempt_line(attempt, snapshot) for attempt in own]
-    tests = [
-        experiment_line(each, snapshot)
-        for each in snapshot.experiments
-        if each.result and (run is None or each.run == run)
-    ]
-    worse = [line for line in lines if line.outcome == "worse" and line.gain is not None]
+    tests = [experiment_line(each, snapshot) for each in part.experiments if each.result]
+    worse = [line for line in lines if line.outcome == "worse"]
     return Report(
         surface=snapshot.surface,
         run=run,
-        overview=overview(snapshot),
+        overview=overview(part),
         audit=audit_view(audit, snapshot) if audit else None,
         audit_problem=problem,
-        progress=progress(snapshot),
+        progress=progress(part),
         lineage=lineage(snapshot),
         winners=sorted((line for line in lines if line.outcome in WINS), key=_sure, reverse=True)[:SHOWN],
         tests=sorted(tests, key=lambda line: line.result != "launched"),
         dead_ends=_dead_ends(own, snapshot)[:SHOWN],
-        worst=sorted(worse, key=_sure)[:SHOWN],
+        worst=sorted(worse, key=lambda line: (line.gain is not None, _sure(line)))[:SHOWN],
         refusals=_refusals(own, snapshot)[:SHOWN],
         attempts=lines[-LISTED:][::-1],
         unlisted=max(0, len(lines) - LISTED),
-        repeat=[_repeat(each) for each in snapshot.runs if run is None or each.name == run],
+        repeat=[_repeat(each, part) for each in part.runs],
+    )
+
+
+def _of(run: str, snapshot: Snapshot) -> Snapshot:
+    return replace(
+        snapshot,
+        attempts=[each for each in snapshot.attempts if each.run == run],
+        experiments=[each for each in snapshot.experiments if each.run == run],
+        runs=[each for each in snapshot.runs if each.name == run],
+        calls=[each for each in snapshot.calls if each.run == run],
     )
 
 
@@ -161,8 +169,8 @@ def _field(change: Mapping[str, Any]) -> str:
 def _refusals(attempts: Sequence[Attempt], snapshot: Snapshot) -> list[Refusal]:
     groups: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        if attempt.outcome == "refused":
-            rules = {str(each.get("rule", "")) for each in attempt.findings} or {attempt.reason[:120]}
+        if attempt.outcome in ("refused", "failed"):
+            rules = {_rule(str(each.get("rule", ""))) for each in attempt.findings} or {attempt.reason[:120]}
             for rule in rules:
                 groups.setdefault(rule, []).append(attempt)
     found = [
@@ -172,7 +180,14 @@ def _refusals(attempts: Sequence[Attempt], snapshot: Snapshot) -> list[Refusal]:
     return sorted(found, key=lambda each: (-each.count, each.rule))
 
 
-def _repeat(run: Run) -> Repeat:
+def _rule(said: str) -> str:
+    """Without what it quotes, so that what is the same but for an expression counts as one."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "…", said)
+
+
+def _repeat(run: Run, snapshot: Snapshot) -> Repeat:
+    """A run is planned before it looks what is served: its first attempt knows what it began with."""
+    made = (each.production for each in snapshot.attempts if each.run == run.name)
     context = Context.model_validate(
         {name: value for name, value in run.plan.context.items() if name in Context.model_fields}
     )
@@ -181,7 +196,7 @@ def _repeat(run: Run) -> Repeat:
         command=shlex.join(_command(context, run)),
         created_at=run.plan.created_at,
         data_version=run.plan.data_version,
-        production=run.plan.production,
+        production=next(made, run.plan.production),
         seed=context.seed,
         training_seeds=f"0 to {context.seeds - 1}",
         versions=run.plan.versions,

@@ -55,6 +55,9 @@ def test_a_training_that_is_clearly_worse_is_stopped_and_the_slot_is_free_again(
     with pytest.raises(Stopped, match=stopped) as told:
         pool.result(pool.submit(job(production.curve, tells="hopeless", waits=True, burn=0.3)), timeout=60)
     assert told.value.cpu_seconds >= 0.3
+    curves = told.value.curves
+    assert curves["production"] == list(production.curve)
+    assert 0 < len(curves["candidate"]) < len(production.curve), "as far as it came"
     again = pool.result(pool.submit(job(production.curve)), timeout=60)
     assert np.array_equal(again.predictions, production.predictions)
 
