@@ -17,6 +17,7 @@ from langgraph.config import get_stream_writer
 from pydantic import BaseModel
 
 from evorank.graph.caller import Answer, Caller, Failed, Interrupted
+from evorank.graph.exchanges import Exchanges
 from evorank.graph.forms import Schema, form_schema, read_answer
 from evorank.graph.prices import Price
 from evorank.graph.recording import Line, Player, Recorder, answer_of, message_of, written
@@ -49,6 +50,7 @@ class Desk:
 
     spending: Spending
     budget: Budget
+    exchanges: Exchanges
     recorder: Recorder | None = None
     player: Player | None = None
     failed: dict[str, str] = field(default_factory=dict)
@@ -135,11 +137,11 @@ def _answer(
         if failed.trouble.of_everything:
             _give_up(chat, f"chat model: {chat.name} ({failed.trouble.kind}): {failed.trouble.text}")
             raise Unasked(told, before + usage) from None
-        _record(chat, messages, form, None, "", usage, told)
+        _keep(chat, messages, form, None, "", usage, told)
         raise Unanswered(told, before + usage) from None
     usage = usage_of(answer, chat.price)
     desk.spending.note(account, chat.role, chat.name, usage, answer.seconds)
-    _record(chat, messages, form, answer.raw, answer.blocked, usage, "")
+    _keep(chat, messages, form, answer.raw, answer.blocked, usage, "")
     return answer.raw, answer.blocked, usage
 
 
@@ -154,12 +156,14 @@ def _replayed(
         _give_up(chat, f"replay: {error}")
         raise Unasked(str(error), before) from None
     desk.spending.note(chat.account, chat.role, line.model or chat.name, line.usage, 0.0)
+    asked = {"messages": written(messages, chat.account.run), "form": form}
+    desk.exchanges.keep(chat.account.run, line.model_copy(update=asked))
     if line.failure:
         raise Unanswered(line.failure, before + line.usage)
     return message_of(line), str((line.answer or {}).get("blocked", "")), line.usage
 
 
-def _record(
+def _keep(
     chat: Chat,
     messages: Sequence[BaseMessage],
     form: str,
@@ -168,22 +172,22 @@ def _record(
     usage: Usage,
     failure: str,
 ) -> None:
-    if chat.desk.recorder is None:
-        return
+    """For people to read, and in the recording if there is one."""
     answer = None if raw is None else answer_of(raw) | ({"blocked": blocked} if blocked else {})
-    chat.desk.recorder.add(
-        Line(
-            step=chat.account.step,
-            persona=chat.account.persona,
-            role=chat.role,
-            model=chat.name,
-            form=form,
-            messages=written(messages, chat.account.run),
-            answer=answer,
-            failure=failure,
-            usage=usage,
-        )
+    line = Line(
+        step=chat.account.step,
+        persona=chat.account.persona,
+        role=chat.role,
+        model=chat.name,
+        form=form,
+        messages=written(messages, chat.account.run),
+        answer=answer,
+        failure=failure,
+        usage=usage,
     )
+    chat.desk.exchanges.keep(chat.account.run, line)
+    if chat.desk.recorder is not None:
+        chat.desk.recorder.add(line)
 
 
 def _give_up(chat: Chat, reason: str) -> None:

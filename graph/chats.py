@@ -17,6 +17,7 @@ from langchain_core.messages import HumanMessage
 from evorank.graph.ask import Chat, Desk, usage_of
 from evorank.graph.caller import Answer, Caller, Failed
 from evorank.graph.ensemble import choose, incomparable
+from evorank.graph.exchanges import Exchanges
 from evorank.graph.models import EMBEDDED, ROLES, NotReady, Provider, Role, chat_model, names, provider_of
 from evorank.graph.prices import FREE, Prices
 from evorank.graph.recording import Player, Recorder
@@ -44,6 +45,7 @@ class Chats:
         self.desk = Desk(
             spending,
             Budget(context, spending),
+            Exchanges(store, surface),
             Recorder(Path(context.record)) if context.record else None,
             Player(Path(context.replay)) if context.replay else None,
         )

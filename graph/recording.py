@@ -18,7 +18,6 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +37,6 @@ __all__ = [
     "answer_of",
     "message_of",
     "read_head",
-    "read_step",
     "written",
 ]
 
@@ -270,17 +268,6 @@ def _mend(file: IO[bytes]) -> None:
         file.truncate(text.rfind(b"\n") + 1)
     if not text:
         file.write(Head().model_dump_json().encode() + b"\n")
-
-
-def read_step(path: Path, step: int) -> list[Line]:
-    """The calls of a step, as far as they can be read: for looking at. The file may still be written to."""
-    found = []
-    with suppress(OSError), path.open() as file:
-        for each in file:
-            if each.startswith(f'{{"step":{step},'):
-                with suppress(ValueError):
-                    found.append(Line.model_validate_json(each))
-    return found
 
 
 def _lines(path: Path, head_only: bool = False) -> tuple[Head, list[Line]]:

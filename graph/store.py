@@ -131,6 +131,15 @@ TABLES = (
         data TEXT NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS evorank_calls_of_run ON evorank_calls (surface, run)",
+    """CREATE TABLE IF NOT EXISTS evorank_exchanges (
+        id TEXT NOT NULL,
+        surface TEXT NOT NULL,
+        run TEXT NOT NULL,
+        step INTEGER NOT NULL,
+        data BYTEA NOT NULL,
+        PRIMARY KEY (surface, id)
+    )""",
+    "CREATE INDEX IF NOT EXISTS evorank_exchanges_of_step ON evorank_exchanges (surface, run, step)",
     """CREATE TABLE IF NOT EXISTS evorank_steering (
         surface TEXT NOT NULL,
         number INTEGER NOT NULL,
@@ -160,8 +169,9 @@ TABLES = (
         PRIMARY KEY (attempt, number, delta)
     )""",
 )
-"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `spending.py`, `steering.py`,
-`notes.py` and `inspections.py` keep, in words that SQLite and PostgreSQL share. Times are ISO 8601 in UTC."""
+"""What `schedule.py`, `versions.py`, `ideas.py`, `rankings.py`, `ledger.py`, `spending.py`, `exchanges.py`,
+`steering.py`, `notes.py` and `inspections.py` keep, in words that SQLite and PostgreSQL share. Times are ISO
+8601 in UTC."""
 
 
 @dataclass(frozen=True)

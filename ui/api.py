@@ -35,6 +35,7 @@ from evorank.ui.views import journal as journals
 from evorank.ui.views import lineage as lineages
 from evorank.ui.views import overview as overviews
 from evorank.ui.views import progress as progresses
+from evorank.ui.views import prompts as said
 from evorank.ui.views import steering as steered
 from evorank.ui.views.common import View
 
@@ -138,9 +139,15 @@ def router(source: Source, token: str) -> APIRouter:
         record = found.attempt_of.get(identifier)
         if record is None:
             raise HTTPException(404, f"surface {found.surface!r} has no attempt {identifier!r}.")
-        return attempts.attempt_view(
-            record, found, lambda mark: source.phi(found.surface, mark), source.recorded(record)
-        )
+        return attempts.attempt_view(record, found, lambda mark: source.phi(found.surface, mark))
+
+    @made.get("/attempts/{identifier}/prompts")
+    def asked(identifier: Identifier, found: here) -> said.Prompts:
+        """What was asked of chat models for an attempt and answered, word for word."""
+        record = found.attempt_of.get(identifier)
+        if record is None:
+            raise HTTPException(404, f"surface {found.surface!r} has no attempt {identifier!r}.")
+        return said.prompts(record, found, source.asked(record))
 
     @made.get("/experiments")
     def experiments(query: Annotated[Tests, Query()]) -> listing.Experiments:

@@ -50,6 +50,7 @@ def create_app(
         ("/journal", pages.journal),
         ("/journal/export.{ending}", pages.export),
         ("/attempts/{identifier}", pages.attempt),
+        ("/attempts/{identifier}/prompts", pages.prompts),
         ("/experiments", pages.experiments),
         ("/experiments/export.{ending}", pages.export_experiments),
         ("/experiments/{identifier}", pages.experiment),

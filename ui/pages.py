@@ -30,6 +30,7 @@ from evorank.ui.views.inspection import inspection_view
 from evorank.ui.views.lineage import lineage
 from evorank.ui.views.overview import audit_view, overview, unaudited
 from evorank.ui.views.progress import Filter, Window, progress
+from evorank.ui.views.prompts import prompts
 from evorank.ui.views.steering import steering
 
 __all__ = ["VIEWS", "Pages", "html"]
@@ -104,10 +105,13 @@ class Pages:
 
     def attempt(self, request: Request, identifier: str) -> Response:
         found, attempt = _found(self._snapshot(request), "attempt", identifier)
-        view = attempt_view(
-            attempt, found, lambda mark: self.source.phi(found.surface, mark), self.source.recorded(attempt)
-        )
+        view = attempt_view(attempt, found, lambda mark: self.source.phi(found.surface, mark))
         return self._page(request, "attempt", view, found, [], here="/journal", now=found.at)
+
+    def prompts(self, request: Request, identifier: str) -> Response:
+        found, attempt = _found(self._snapshot(request), "attempt", identifier)
+        view = prompts(attempt, found, self.source.asked(attempt))
+        return self._page(request, "prompts", view, found, [], here="/journal")
 
     def experiment(self, request: Request, identifier: str) -> Response:
         found, experiment = _found(self._snapshot(request), "live test", identifier)

@@ -17,12 +17,13 @@ from typing import Any
 
 from evorank.graph.activity import Activity, read_activity
 from evorank.graph.context import Context
+from evorank.graph.exchanges import Exchanges
 from evorank.graph.ideas import Ideas
 from evorank.graph.inspections import Inspections
 from evorank.graph.journal import Journal
 from evorank.graph.notes import Kept, Notes
 from evorank.graph.plan import Plan
-from evorank.graph.recording import Line, read_step
+from evorank.graph.recording import Line
 from evorank.graph.schedule import Action, Entry, Schedule, Version
 from evorank.graph.spending import Call, Spending
 from evorank.graph.state import Attempt, Experiment
@@ -201,12 +202,9 @@ class Source:
             return None
         return production if fingerprint(production) == mark else None
 
-    def recorded(self, attempt: Attempt) -> list[Line]:
-        """What was asked of chat models for it and answered; empty where its run was not recorded, or the
-        recording is not where it was."""
-        run = next((run for run in self.snapshot(attempt.surface).runs if run.name == attempt.run), None)
-        path = run.plan.context.get("record") if run else None
-        return read_step(Path(path), attempt.step) if path else []
+    def asked(self, attempt: Attempt) -> list[Line]:
+        """What was asked of chat models for it and answered; empty where it is too long ago."""
+        return Exchanges(self.store, attempt.surface).of(attempt.run, attempt.step)
 
     # -- how it is read
 

@@ -11,6 +11,7 @@ from wire import Wire, blocked, fault, in_turn, limited, no_such_key, withheld, 
 
 from evorank.graph.ask import Chat, Desk, Unanswered, Unasked, ask
 from evorank.graph.caller import Caller
+from evorank.graph.exchanges import Exchanges
 from evorank.graph.models import Provider, chat_model
 from evorank.graph.prices import Prices
 from evorank.graph.recording import Head, Player, Recorder
@@ -40,7 +41,9 @@ def chat(tmp_path, monkeypatch):
         budget = Budget(SimpleNamespace(**dict.fromkeys(names) | (limits or {})), spending)
         caller = Caller(GEMINI, chat_model(GEMINI, 0, given), given, threading.Event())
         known = Prices().of(GEMINI) if price else None
-        return Chat(GEMINI, "linter", ACCOUNT, Desk(spending, budget, **desk), caller, known), wires[-1]
+        return Chat(
+            GEMINI, "linter", ACCOUNT, Desk(spending, budget, Exchanges(store, "tiny"), **desk), caller, known
+        ), wires[-1]
 
     yield make
     for wire in wires:
@@ -176,9 +179,8 @@ def test_a_recording_answers_as_the_provider_did_failures_and_repairs_included(c
     recorded = results(given)
     assert [usage.calls for _, usage in recorded] == [2, 0, 3]
     player = Player(recorder.path)
-    replayed = Chat(
-        GEMINI, "linter", ACCOUNT, Desk(given.desk.spending, given.desk.budget, player=player), None
-    )
+    desk = Desk(given.desk.spending, given.desk.budget, given.desk.exchanges, player=player)
+    replayed = Chat(GEMINI, "linter", ACCOUNT, desk, None)
     assert results(replayed) == recorded
     with pytest.raises(Unasked, match="holds another question") as unasked:
         ask(replayed, [HumanMessage("question 9")], Review)

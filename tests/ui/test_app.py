@@ -15,9 +15,10 @@ pytest.importorskip("fastapi", reason="the extra `ui` is not installed")
 from starlette.testclient import TestClient
 
 from evorank.graph.context import Context
+from evorank.graph.exchanges import Exchanges
 from evorank.graph.notes import Finding, Kept, Notes
 from evorank.graph.plan import new_plan
-from evorank.graph.recording import Head, Line
+from evorank.graph.recording import Line
 from evorank.graph.runs import carry_out
 from evorank.graph.steering import Steering
 from evorank.tools.evaluator.local import LocalPool
@@ -71,7 +72,7 @@ def opened(client, path: str, status: int = 200) -> Page:
     assert set(page.scripts) <= ALLOWED, page.scripts
     assert page.inline == []
     assert len(page.ids) == len(set(page.ids)), "ids must be unique: parts of a page are replaced by id"
-    assert "None" not in page.text
+    assert path.endswith("/prompts") or "None" not in page.text, "but for what others wrote"
     return page
 
 
@@ -220,35 +221,42 @@ def test_a_candidate_that_a_run_asks_about_is_looked_at_edited_and_measured(home
         source.close()
 
 
-def test_prompts_and_answers_are_shown_of_a_run_that_was_recorded(finished, home, tmp_path):
-    (plan,) = (home / "runs").glob("*/run.json")
-    told = json.loads(plan.read_text())
-    recording = tmp_path / "calls.jsonl"
+def test_every_attempt_leads_to_what_was_asked_and_answered_word_for_word(client, source):
+    for attempt in source.snapshot().attempts:
+        assert f"/attempts/{attempt.id}/prompts" in client.get(f"/attempts/{attempt.id}").text
+        page = client.get(f"/attempts/{attempt.id}/prompts").text
+        told = client.get(f"/api/attempts/{attempt.id}/prompts").json()["exchanges"]
+        if not told:
+            assert "Nobody was asked for this candidate" in page
+            continue
+        assert "## Journal" in page, "the prompt"
+        (thought,) = [each for each in told if each["form"] == "Proposal"]
+        assert json.loads(thought["answer"])["hypothesis"] == attempt.hypothesis
+    assert told, "of the last one at least"
+
+
+def test_what_models_wrote_is_escaped_and_what_failed_is_shown(finished, home):
+    source = Source(Context(surface="tiny", home=str(home)))
+    third = next(each for each in source.snapshot().attempts if each.step == 3)
     asked = [{"role": "system", "content": HOSTILE}]
     answer = {"content": "", "tool_calls": [{"name": "Proposal", "args": {"hypothesis": HOSTILE}}]}
-    lines = [
-        Head(run=told["run"]),
+    kept = Exchanges(source.store, "tiny")
+    for line in (
         Line(step=3, role="think", model="m", form="Proposal", messages=asked, answer=answer),
         Line(step=3, role="code", model="m", failure="429 too many"),
         Line(step=31, role="think", model="m", messages=[{"role": "user", "content": "of another step"}]),
-    ]
-    text = "\n".join(line.model_dump_json(exclude_defaults=True) for line in lines)
-    recording.write_text(text + '\n{"step":3,"half of a li')
-    told["context"]["record"] = str(recording)
-    plan.write_text(json.dumps(told))
-    source = Source(Context(surface="tiny", home=str(home)))
+    ):
+        kept.keep(third.run, line)
     client = TestClient(
         create_app(source, TOKEN, PORT, "ada"),
         base_url=f"http://127.0.0.1:{PORT}",
         headers={"authorization": f"Bearer {TOKEN}"},
     )
-    third = next(each.id for each in source.snapshot().attempts if each.step == 3)
-    page = opened(client, f"/attempts/{third}")
-    assert page.text.count(HOSTILE) >= 1
+    page = opened(client, f"/attempts/{third.id}/prompts")
+    assert HOSTILE in page.text, "as text, in the prompt"
+    assert json.dumps(HOSTILE) in page.text, "and in the answer"
     assert "429 too many" in page.text
     assert "of another step" not in page.text
-    recording.unlink()
-    assert "run --record FILE" in opened(client, f"/attempts/{third}").text
     source.close()
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import Field
 
-from evorank.graph.recording import Line
 from evorank.graph.state import Attempt, Imported, Inspected, Origin, Usage
 from evorank.model.system import Phi
 from evorank.ui.source import Snapshot
@@ -46,26 +44,6 @@ class Query(View):
     rows: list[list[str]]
     error: str | None
     finding: str = Field(description="What the persona read out of it")
-
-
-class Message(View):
-    """One message of a prompt."""
-
-    role: str
-    content: str
-
-
-class Exchange(View):
-    """A question to a chat model, and its answer."""
-
-    role: str = Field(description="What was asked for: think, code, review ...")
-    persona: str
-    model: str
-    form: str = Field(description="The form that the answer had to have")
-    prompt: list[Message]
-    answer: str
-    failure: str = Field(description="What the provider said, where it did not answer")
-    usage: Usage
 
 
 class Code(View):
@@ -122,9 +100,6 @@ class AttemptView(View):
         description="`candidate` and `production`: rows seen, mean training loss; also where it was given up"
     )
     cost: Usage
-    exchanges: list[Exchange] = Field(
-        description="What was asked of chat models and answered, where the run was recorded"
-    )
     children: list[AttemptLine] = Field(description="Attempts that began at this one's Φ")
     phi: dict[str, Any] | None
 
@@ -133,9 +108,8 @@ def attempt_view(
     attempt: Attempt,
     snapshot: Snapshot,
     phi: Callable[[str], Phi | None] | None = None,
-    recorded: Sequence[Line] = (),
 ) -> AttemptView:
-    """`phi`: the Φ with a fingerprint, where the snapshot does not have it; `recorded`: its calls."""
+    """`phi`: the Φ with a fingerprint, where the snapshot does not have it."""
     find = phi or snapshot.phi_of.get
     comparison = attempt.comparison or {}
     children = [
@@ -183,7 +157,6 @@ def attempt_view(
             for arm, points in (comparison.get("curves") or attempt.curves).items()
         },
         cost=attempt.usage,
-        exchanges=[exchange(line) for line in recorded],
         children=children,
         phi=attempt.phi,
     )
@@ -230,23 +203,6 @@ def _code(attempt: Attempt) -> list[Code]:
     return found
 
 
-def exchange(line: Line) -> Exchange:
-    answer = line.answer or {}
-    calls = [call.get("args", call) for call in answer.get("tool_calls", ())]
-    content = answer.get("content", "")
-    said = content if isinstance(content, str) else as_json(content)
-    return Exchange(
-        role=line.role,
-        persona=line.persona,
-        model=line.model,
-        form=line.form,
-        prompt=[Message(role=each["role"], content=each["content"]) for each in line.messages or ()],
-        answer="\n".join([*([said] if said else []), *map(as_json, calls)]),
-        failure=line.failure,
-        usage=line.usage,
-    )
-
-
 def _measured(comparison: Mapping[str, Any]) -> list[Measured]:
     one, two = comparison.get("production") or {}, comparison.get("candidate") or {}
     rewards = comparison.get("metric") == "alignment"
@@ -281,7 +237,3 @@ def _query(insight: Mapping[str, Any]) -> Query:
         error=insight.get("error"),
         finding=str(insight.get("finding") or ""),
     )
-
-
-def as_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
