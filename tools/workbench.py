@@ -71,8 +71,8 @@ class Workbench:
             return found.findings
         return self.exceeded(parameters=float(found.parameters))
 
-    def exceeded(self, **measured: float) -> list[Finding]:
-        """Guardrails of the surface that the measured values break, as findings."""
+    def exceeded(self, times: float = 1.0, **measured: float) -> list[Finding]:
+        """Guardrails of the surface that the measured values break, `times` over, as findings."""
         return [
             Finding(
                 "",
@@ -81,7 +81,7 @@ class Workbench:
                 "Propose something cheaper.",
             )
             for rail in self.surface.spec.guardrails
-            if rail.metric in measured and measured[rail.metric] > rail.maximum
+            if rail.metric in measured and measured[rail.metric] > times * rail.maximum
         ]
 
     def close(self) -> None:

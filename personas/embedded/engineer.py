@@ -39,6 +39,8 @@ __all__ = ["EmbeddedEngineer"]
 SETTING = re.compile(r"`(/[^`]*)` := `([^`]*)`")
 BRINGS = re.compile(r"brings `/components/(\w+)`")
 REMOVAL = re.compile(r"without `(/[^`]*)`")
+OVERTAKEN = re.compile(r"^(failed its test|was set by a launch)")
+"""What is found in an idea whose production a launch has changed."""
 LIMIT = 1950
 """Characters of a hypothesis; the form allows 2000."""
 
@@ -146,7 +148,7 @@ class EmbeddedEngineer(BaseChatModel):
         """What the hypothesis says, where only the base under it has changed; what was found left out, where
         the rest stands alone; otherwise other knobs of the base."""
         previous = (reading.previous or {})["patch"]
-        if any(op["op"] == "test" for op in previous):  # a launch came in between
+        if all(OVERTAKEN.search(str(finding["rule"])) for finding in reading.findings):
             again = changes(reading.base, stated(reading.base, reading.proposal["hypothesis"]))
             if again:
                 return {"patch": again, "explanation": "The same values, on what serves today."}

@@ -324,7 +324,7 @@ def test_an_idea_that_a_launch_overtook_is_written_again_as_its_hypothesis_says(
     engineer = EmbeddedEngineer().with_structured_output(Delta)
     first = engineer.invoke(render.code(briefing, idea))
     old = briefing.production["reward"]["label"]
-    guarded = [{"op": "test", "path": "/reward/label", "value": old}, *(_written(op) for op in first.patch)]
+    patch = [_written(operation) for operation in first.patch]
     launched = apply_delta(
         briefing.production,
         [
@@ -334,9 +334,9 @@ def test_an_idea_that_a_launch_overtook_is_written_again_as_its_hypothesis_says(
     )
     today = replace(briefing, production=launched, base=launched)
     finding = Finding("/reward/label", f"failed its test for {old!r}", "before * 0.5")
-    asked = render.code(today, idea, [finding], Delta.model_validate({"patch": guarded}))
+    asked = render.code(today, idea, [finding], Delta.model_validate({"patch": patch}))
     again = apply_delta(launched, [_written(op) for op in engineer.invoke(asked).patch])
-    assert again["reward"]["label"] == apply_delta(briefing.production, guarded)["reward"]["label"]
+    assert again["reward"]["label"] == apply_delta(briefing.production, patch)["reward"]["label"]
     assert ranker.check(again) == []
     delta = Delta(patch=engineer.invoke(asked).patch)
     seen = render.review(today, idea, delta)
