@@ -40,9 +40,6 @@ app.add_typer(journal_app, name="journal")
 app.add_typer(surface_app, name="surface")
 app.add_typer(online_app, name="online")
 app.add_typer(steer_app, name="steer")
-app.command()(ui)
-app.command()(report)
-app.command()(ablate)
 app.add_typer(inspect_app, name="inspect")
 
 BUDGET_SPENT, WAITING, INTERRUPTED = 3, 4, 130
@@ -680,6 +677,11 @@ def doctor(
                 )
         if not all(result["passed"] for result in results):
             raise typer.Exit(1)
+
+
+app.command()(ui)
+app.command()(report)
+app.command()(ablate)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def ablate(
 
     Tells the best loss of each variant, as a share of production's, on the validation period and on the test
     period, with 95% intervals over independent runs, and draws it. Only losses are improved: no reward, no
-    live tests. Costs: RUNS x IDEAS x variants candidates, some 2 CPU-seconds each on the simulated surface.
+    live tests. Costs: RUNS x IDEAS x variants candidates, 2 to 3 CPU-seconds each on the simulated surface.
     Writes: HOME/ablations/; the same command goes on where it was interrupted, and so does one with more runs
     or ideas.
     """
