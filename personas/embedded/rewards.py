@@ -60,17 +60,18 @@ class Mix:
 
 
 def signals(reading: Reading) -> Signals:
-    """What the log offers, without outcomes and columns whose rate a query showed to be nearly 0 or 1."""
-    seen = rates(reading)
+    """What the log offers, without outcomes, features (what is known before people act is no signal), and
+    columns whose rate a query showed to be nearly 0 or 1."""
+    seen, known = rates(reading), {feature.name for feature in reading.log.features}
     names = [
         c for c, kind in reading.log.columns.items() if NUMBER.search(kind) and not OUTCOME.search(c.lower())
     ]
     dull = {name for name, rate in seen.items() if not 1e-5 < rate < 0.98}
-    negative = [c for c in names if NEGATIVE.search(c.lower()) and c not in dull]
+    negative = [c for c in names if NEGATIVE.search(c.lower()) and c not in dull | known]
     watch = [c for c in names if WATCH.search(c.lower()) and not DURATION.search(c.lower())]
     duration = [c for c in names if DURATION.search(c.lower())]
     taken = {*(c for c in names if NEGATIVE.search(c.lower())), *watch, *duration}
-    positive = [c for c in names if c not in taken and POSITIVE.search(c.lower()) and c not in dull]
+    positive = [c for c in names if c not in taken and POSITIVE.search(c.lower()) and c not in dull | known]
     return Signals(
         tuple(positive[:MOST]), tuple(negative[:MOST]), next(iter(watch), None), next(iter(duration), None)
     )
