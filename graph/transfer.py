@@ -2,11 +2,13 @@
 
 A winner is cut into parts (optimizer, architecture, reward: the first step of its paths; code goes with what
 uses it), and each part is put on the other surface's production as a whole or not at all: half of a network,
-or a reward without one of its signals, is not what won. What does not fit says why.
+or a reward without one of its signals, is not what won. What a part builds on, such as a factor that an
+earlier launch brought, comes with it. What does not fit says why.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from evorank.tools.workbench import Workbench
 __all__ = ["Transferred", "transfer"]
 
 CODE = "components"
+WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 class Transferred(BaseModel):
@@ -70,7 +73,7 @@ def transfer(context: Context, source: str, *, limit: int = 5, dry_run: bool = F
     seen: set[str] = set()
     found = []
     for winner in winners[:limit]:
-        phi, left_out = _applied(winner.changes, bench)
+        phi, left_out = _applied(winner, bench)
         idea = (
             _idea(winner, diff(bench.production, phi), session, source) if phi != bench.production else None
         )
@@ -140,17 +143,18 @@ def _holds(phi: Phi, changes: Sequence[dict[str, Any]]) -> bool:
     return True
 
 
-def _applied(changes: Sequence[dict[str, Any]], bench: Workbench) -> tuple[Phi, dict[str, str]]:
+def _applied(winner: Attempt | Experiment, bench: Workbench) -> tuple[Phi, dict[str, str]]:
     """The bench's production with every part that fits, and why the others do not."""
     phi, left_out = bench.production, {}
-    for part, operations in _parts(changes).items():
+    for part, operations in _parts(winner.changes).items():
+        beneath = _beneath(part, operations, winner.phi or {}, phi)
         try:
-            changed = phi
-            for operation in operations:
-                changed = apply_delta(changed, [_there(operation)])
-            findings = bench.check(changed)
-            if findings:
-                raise RefusedDelta(findings)
+            try:
+                changed = _put(operations, phi, bench)
+            except RefusedDelta:
+                if not beneath:
+                    raise
+                changed = _put([*beneath, *operations], phi, bench)
         except RefusedDelta as refusal:
             left_out[part] = str(refusal)
             continue
@@ -158,6 +162,48 @@ def _applied(changes: Sequence[dict[str, Any]], bench: Workbench) -> tuple[Phi, 
             left_out[part] = "Production has it already."
         phi = changed
     return phi, left_out
+
+
+def _put(operations: Sequence[dict[str, Any]], phi: Phi, bench: Workbench) -> Phi:
+    """Φ with these changes. RefusedDelta where it is not valid."""
+    for operation in operations:
+        phi = apply_delta(phi, [_there(operation)])
+    findings = bench.check(phi)
+    if findings:
+        raise RefusedDelta(findings)
+    return phi
+
+
+def _beneath(
+    part: str, operations: Sequence[dict[str, Any]], winner: Phi, there: Phi
+) -> list[dict[str, Any]]:
+    """What a part builds on that its surface had and this one has not: named members of the winner's Φ
+    (factors, layers, code) whose names occur in what is changed, or in what these are defined by."""
+    named, known = _named(winner, part), _named(there, part)
+    set_here = {str(operation["path"]) for operation in operations}
+    absent = {path: value for path, value in named.items() if path not in known | dict.fromkeys(set_here)}
+    words = set(WORD.findall(str([operation.get("value") for operation in operations])))
+    found: dict[str, Any] = {}
+    while more := {
+        path: value
+        for path, value in absent.items()
+        if path.rpartition("/")[2] in words and path not in found
+    }:
+        found |= more
+        words |= set(WORD.findall(str(list(more.values()))))
+    return [{"op": "add", "path": path, "value": value} for path, value in found.items()]
+
+
+def _named(phi: Phi, part: str) -> dict[str, Any]:
+    """Pointer -> value of what a part defines by name, and of all code."""
+    containers = {f"/{part}/{name}": members for name, members in (phi.get(part) or {}).items()}
+    containers[f"/{CODE}"] = phi.get(CODE) or {}
+    return {
+        f"{container}/{name}": value
+        for container, members in containers.items()
+        if isinstance(members, dict)
+        for name, value in members.items()
+    }
 
 
 def _parts(changes: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -107,6 +107,35 @@ def test_a_reward_over_signals_that_are_not_logged_there_is_left_out(other, won)
     assert "purchases" in found.left_out["reward"]
 
 
+def test_what_a_winner_builds_on_comes_with_it(other, attempt):
+    """A second launch writes its label with a factor of the first one, which the other surface never had."""
+    context = other(personas=["optimizer", "reward"])
+    session = open_session(context)
+    base = open_surface(session.home, "tiny").production()
+    old = base["reward"]["label"]
+    first = [
+        {"op": "add", "path": "/reward/factors/before", "value": old},
+        {"op": "add", "path": "/reward/factors/liked", "value": 'CAST("like" AS DOUBLE)'},
+        {"op": "add", "path": "/reward/factors/unused", "value": "CAST(share AS DOUBLE)"},
+        {"op": "replace", "path": "/reward/label", "value": "before * liked"},
+    ]
+    second = [
+        {"op": "add", "path": "/reward/factors/again", "value": "before * liked"},
+        {"op": "replace", "path": "/reward/label", "value": "0.5 * again"},
+    ]
+    phi = apply_delta(apply_delta(base, first), second)
+    known = {"surface": "tiny", "outcome": "better", "changes": second, "patch": second, "phi": phi}
+    session.journal.append(attempt(0, run="there", comparison=COMPARISON, fingerprint="f", **known))
+    (found,) = transfer(context, "tiny")
+    assert (found.status, found.left_out) == ("proposed", {})
+    assert {each["path"] for each in found.changes} == {
+        "/reward/factors/before",
+        "/reward/factors/liked",
+        "/reward/factors/again",
+        "/reward/label",
+    }
+
+
 def test_two_winners_that_are_the_same_there_are_proposed_once(other, won):
     won([LR], [LR, FOREIGN])
     first, second = transfer(other(), "tiny")
