@@ -151,11 +151,17 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, str | dict[str, Any] | V
         yield number, {name: _cell(name, value) for name, value in row.items() if value != ""}
 
 
-NESTED = {
-    *("changes", "against", "metrics", "patch", "phi", "findings", "insights", "comparison", "origin"),
-    *("imported", "proxy", "times", "validation", "approvals", "artifacts", "plan", "readings", "effects"),
-    *("decision", "usage", "reviews", "steering", "inspections"),
-}
+def _nested(model: type[BaseModel]) -> set[str]:
+    """Fields that hold more than one value: cells of a flat file have them as JSON text."""
+    found = set()
+    for name, schema in model.model_json_schema()["properties"].items():
+        ways = [schema, *schema.get("anyOf", ())]
+        if any(way.get("type") in ("array", "object") or "$ref" in way for way in ways):
+            found.add(name)
+    return found
+
+
+NESTED = _nested(Attempt) | _nested(Experiment) | {"against", "metrics"}
 
 
 def _cell(name: str, value: str) -> Any:

@@ -63,7 +63,7 @@ def arrays():
         frame = frame.f_back
     found = {}
     for each in containers:
-        for value in each.values() if isinstance(each, dict) else each:
+        for value in list(each.values() if isinstance(each, dict) else each):
             if isinstance(value, np.ndarray):
                 found[id(value)] = value
     return [*found.values()]
