@@ -57,7 +57,7 @@ def _exchange(line: Line) -> Exchange:
     answer = line.answer or {}
     calls = [call.get("args", call) for call in answer.get("tool_calls", ())]
     content = answer.get("content", "")
-    said = content if isinstance(content, str) else _as_json(content)
+    said = _laid_out(content) if isinstance(content, str) else _as_json(content)
     return Exchange(
         role=line.role,
         persona=line.persona,
@@ -68,6 +68,14 @@ def _exchange(line: Line) -> Exchange:
         failure=line.failure,
         usage=line.usage,
     )
+
+
+def _laid_out(text: str) -> str:
+    """JSON over several lines; anything else as it was said."""
+    try:
+        return _as_json(json.loads(text))
+    except ValueError:
+        return text
 
 
 def _as_json(value: Any) -> str:
