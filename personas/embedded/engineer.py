@@ -39,8 +39,6 @@ __all__ = ["EmbeddedEngineer"]
 SETTING = re.compile(r"`(/[^`]*)` := `([^`]*)`")
 BRINGS = re.compile(r"brings `/components/(\w+)`")
 REMOVAL = re.compile(r"without `(/[^`]*)`")
-OVERTAKEN = re.compile(r"^(failed its test|was set by a launch)")
-"""What is found in an idea whose production a launch has changed."""
 LIMIT = 1950
 """Characters of a hypothesis; the form allows 2000."""
 
@@ -145,13 +143,8 @@ class EmbeddedEngineer(BaseChatModel):
         return {"patch": patch, "explanation": f"Sets {_listed([op['path'] for op in patch])}."}
 
     def _repaired(self, reading: Reading) -> dict[str, Any]:
-        """What the hypothesis says, where only the base under it has changed; what was found left out, where
-        the rest stands alone; otherwise other knobs of the base."""
+        """Leave out what was found where the rest stands alone; otherwise turn other knobs of the base."""
         previous = (reading.previous or {})["patch"]
-        if all(OVERTAKEN.search(str(finding["rule"])) for finding in reading.findings):
-            again = changes(reading.base, stated(reading.base, reading.proposal["hypothesis"]))
-            if again:
-                return {"patch": again, "explanation": "The same values, on what serves today."}
         wrong = [str(finding["pointer"]) for finding in reading.findings]
         kept = [op for op in previous if not any(_related(op["path"], pointer) for pointer in wrong)]
         alone = all(

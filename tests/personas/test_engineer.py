@@ -318,37 +318,6 @@ def test_a_repair_of_a_layer_is_valid_and_touches_something_else(briefing_of, ra
     assert ranker.check(apply_delta(briefing.production, written)) == []
 
 
-def test_an_idea_that_a_launch_overtook_is_written_again_as_its_hypothesis_says(briefing_of, ranker):
-    briefing = briefing_of("reward", journal=[])
-    idea = propose(briefing, category="explore")
-    engineer = EmbeddedEngineer().with_structured_output(Delta)
-    first = engineer.invoke(render.code(briefing, idea))
-    old = briefing.production["reward"]["label"]
-    patch = [_written(operation) for operation in first.patch]
-    launched = apply_delta(
-        briefing.production,
-        [
-            {"op": "add", "path": "/reward/factors/before", "value": old},
-            {"op": "replace", "path": "/reward/label", "value": "before * 0.5"},
-        ],
-    )
-    today = replace(briefing, production=launched, base=launched)
-    finding = Finding("/reward/label", f"failed its test for {old!r}", "before * 0.5")
-    asked = render.code(today, idea, [finding], Delta.model_validate({"patch": patch}))
-    again = apply_delta(launched, [_written(op) for op in engineer.invoke(asked).patch])
-    assert again["reward"]["label"] == apply_delta(briefing.production, patch)["reward"]["label"]
-    assert ranker.check(again) == []
-    delta = Delta(patch=engineer.invoke(asked).patch)
-    seen = render.review(today, idea, delta)
-    review = EmbeddedEngineer().with_structured_output(Review).invoke(seen)
-    assert review.verdict == "accept", review.findings
-
-
-def _written(operation):
-    shown = {"op": operation.op, "path": operation.path}
-    return shown if operation.op == "remove" else shown | {"value": operation.value}
-
-
 def explored(briefing):
     messages = render.explore(briefing, 5, asked=bool(briefing.insights))
     return EmbeddedEngineer().with_structured_output(Inquiry).invoke(messages)
