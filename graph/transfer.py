@@ -196,8 +196,9 @@ def _beneath(
 
 def _named(phi: Phi, part: str) -> dict[str, Any]:
     """Pointer -> value of what a part defines by name, and of all code."""
-    containers = {f"/{part}/{name}": members for name, members in (phi.get(part) or {}).items()}
-    containers[f"/{CODE}"] = phi.get(CODE) or {}
+    of_part = phi.get(part)  # of a system of one's own it may be a number
+    containers = {f"/{part}/{name}": of for name, of in of_part.items()} if isinstance(of_part, dict) else {}
+    containers[f"/{CODE}"] = phi.get(CODE)
     return {
         f"{container}/{name}": value
         for container, members in containers.items()

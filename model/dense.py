@@ -40,7 +40,7 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., a] with weight [b, a] and bias [b] -> x @ weight.T + bias [..., b], as `F.linear`."""
     half = torch.is_autocast_enabled("cpu") or x.dtype != torch.float32
-    if AT_HOME or half or len(weight) < NARROW or x.device.type != "cpu" or not _there():
+    if MKL_FASTER or half or len(weight) < NARROW or x.device.type != "cpu" or not _there():
         return F.linear(x, weight, bias)
     flat = x.reshape(-1, x.shape[-1])
     product: Tensor = _Product.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
@@ -60,8 +60,8 @@ def _made_by_intel() -> bool:
         return False
 
 
-AT_HOME = _made_by_intel()
-"""MKL is. Told by the maker's name and by no clock, since the bits of a loss must not depend on how busy a
+MKL_FASTER = _made_by_intel()
+"""Told by the maker's name and by no clock, since the bits of a loss must not depend on how busy a
 machine was; at import, since a locked child may not look."""
 
 

@@ -12,7 +12,7 @@ from evorank.graph.context import open_session
 from evorank.graph.ideas import Ideas
 from evorank.graph.offline import graph
 from evorank.graph.state import Experiment
-from evorank.graph.transfer import transfer
+from evorank.graph.transfer import _beneath, transfer
 from evorank.graph.versions import Versions
 from evorank.model.delta import apply_delta, fingerprint
 from evorank.model.errors import ConfigurationError
@@ -134,6 +134,11 @@ def test_what_a_winner_builds_on_comes_with_it(other, attempt):
         "/reward/factors/again",
         "/reward/label",
     }
+
+
+def test_a_part_that_is_a_number_builds_on_nothing():
+    operations = [{"op": "replace", "path": "/trees", "value": 300}]
+    assert _beneath("trees", operations, {"trees": 300}, {"trees": 100}) == []
 
 
 def test_two_winners_that_are_the_same_there_are_proposed_once(other, won):

@@ -15,9 +15,9 @@ from evorank.model.dense import Linear, linear
 @pytest.fixture(autouse=True, scope="module")
 def onednn():
     """On every processor, also where MKL would be taken."""
-    taken, dense.AT_HOME = dense.AT_HOME, False
+    taken, dense.MKL_FASTER = dense.MKL_FASTER, False
     yield
-    dense.AT_HOME = taken
+    dense.MKL_FASTER = taken
 
 
 def both(shape, width, units, seed, needs=True, biased=True):
@@ -74,8 +74,8 @@ def test_a_layer_starts_from_glorots_weights_and_no_bias():
 
 
 def test_where_mkl_is_at_home_a_product_is_torchs_to_the_last_bit(monkeypatch):
-    monkeypatch.setattr(dense, "AT_HOME", True)
+    monkeypatch.setattr(dense, "MKL_FASTER", True)
     x, w, b = torch.randn(64, 160), torch.randn(256, 160), torch.randn(256)
     assert torch.equal(linear(x, w, b), F.linear(x, w, b))
-    monkeypatch.setattr(dense, "AT_HOME", False)
+    monkeypatch.setattr(dense, "MKL_FASTER", False)
     assert linear(x.requires_grad_(), w, b).grad_fn.name() != F.linear(x, w, b).grad_fn.name()
