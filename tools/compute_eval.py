@@ -16,7 +16,7 @@ from evorank.model.errors import ToolError
 from evorank.model.system import Objective, Phi
 from evorank.tools.alignment import Outcomes, align, outcomes
 from evorank.tools.comparison import Comparison, decide
-from evorank.tools.compute_loss import PROMISING, measure, require_affordable, require_valid
+from evorank.tools.compute_loss import measure, require_affordable, require_valid
 from evorank.tools.statistics import combine
 from evorank.tools.workbench import Progress, Spending, Workbench
 
@@ -47,35 +47,20 @@ def compute_eval(phi: Phi, bench: Workbench, on_progress: Progress | None = None
     higher is better), with a 95% interval over users and seeds. RefusedDelta where `phi` is invalid or
     breaks a guardrail; ToolError where a training fails or the surface has no north star. Their
     `cpu_seconds` say what was spent until then.
-
-    As in compute_loss, half of the seeds may only give a candidate up: what does not look better by then.
     """
     tell = on_progress or (lambda message: None)
     tell("checking")
     require_valid(phi, bench)
     found = _outcomes(bench)
     seeds = list(range(bench.seeds))
-    half = seeds[: len(seeds) // 2]
+    tell(f"training {len(seeds)} seeds of the new reward")
     with Spending(bench) as spending:
-        if len(half) >= 2:
-            tell(f"training {len(half)} seeds of the new reward")
-            first, error = _compare(phi, half, found, spending)
-            if first.difference < PROMISING * error:
-                told = f"{first.reason[0].lower()}{first.reason[1:]}"
-                reason = f"Stopped with {len(half)} of {len(seeds)} seeds: {told}"
-                return first.model_copy(update={"reason": reason})
-        tell(f"training all {len(seeds)} seeds of the new reward")
-        return _compare(phi, seeds, found, spending)[0]
-
-
-def _compare(phi: Phi, seeds: list[int], found: Outcomes, spending: Spending) -> tuple[Comparison, float]:
-    """The comparison over these seeds, and the standard error of its difference."""
-    bench = spending.bench
-    evaluations = spending.evaluate_many(
-        [(phi, seed) for seed in seeds] + [(bench.production, seed) for seed in seeds]
-    )
-    ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
-    require_affordable(phi, ours, theirs, spending)
+        evaluations = spending.evaluate_many(
+            [(phi, seed) for seed in seeds] + [(bench.production, seed) for seed in seeds]
+        )
+        ours, theirs = evaluations[: len(seeds)], evaluations[len(seeds) :]
+        require_affordable(phi, ours, theirs, spending)
+    tell("measuring alignment")
     rows = bench.dataset.bounds["validation"]
     aligned = align([each.predictions for each in evaluations], found, rows, draws=0)
     # A constant prediction rates no item above another: it is aligned with nothing.
@@ -114,7 +99,7 @@ def _compare(phi: Phi, seeds: list[int], found: Outcomes, spending: Spending) ->
         f" Candidate {candidate.alignment:+.4f}, production {production.alignment:+.4f}, over "
         f"{aligned.users:,} users{diagnosis}."
     )
-    comparison = Comparison(
+    return Comparison(
         metric="alignment",
         lower_is_better=False,
         verdict=verdict,
@@ -130,7 +115,6 @@ def _compare(phi: Phi, seeds: list[int], found: Outcomes, spending: Spending) ->
         reason=reason,
         cpu_seconds=spending.cpu_seconds,
     )
-    return comparison, interval.error
 
 
 def label_alignment(objective: Objective, bench: Workbench) -> LabelAlignment:

@@ -33,14 +33,7 @@ from evorank.tools.paired import paired_metrics
 from evorank.tools.statistics import Interval, cluster_error, combine, paired_difference
 from evorank.tools.workbench import Progress, Spending, Workbench
 
-__all__ = [
-    "PROMISING",
-    "compute_loss",
-    "final_comparison",
-    "measure",
-    "require_affordable",
-    "require_valid",
-]
+__all__ = ["compute_loss", "final_comparison", "measure", "require_affordable", "require_valid"]
 
 FUTILITY = 3.0
 """A one-seed rung stops a candidate only this many standard errors beyond the margin."""
