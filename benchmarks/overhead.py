@@ -1,6 +1,7 @@
 """Where the CPU of a candidate goes, process by process, beside the same training without any of them.
 
     python benchmarks/overhead.py                   # 50,000 training rows: about a minute
+    python benchmarks/overhead.py --code            # as if each candidate brought code of its own
     python benchmarks/overhead.py --rows 1000000 --candidates 4
 
 Counts CPU and not seconds, and fits and predicts each candidate in a plain process just before and just after
@@ -26,13 +27,15 @@ from evaluator import TRAINING_SHARE, _below, candidates, table
 from memory import SURFACE, import_log, write_log
 
 from evorank.surfaces.surface import open_surface
+from evorank.tools.evaluator import executor, local
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.lock import Limits
 from evorank.tools.evaluator.supervisor import Child, Supervisor
 from evorank.tools.workbench import Workbench
 
-PROCESSES = ("check", "train", "score")
-"""Children of a candidate without code of its own, in the order in which they are asked for."""
+PROCESSES = ("check", "train", "score", "probe")
+"""Children of a candidate with code of its own, in the order in which they are asked for."""
+STAY = "check, train and score, in two that stay"
 WARM = 3
 
 
@@ -54,7 +57,7 @@ def plain(home: Path) -> None:
         print(json.dumps([1e3 * (fitted - began), 1e3 * (time.process_time() - fitted)]), flush=True)
 
 
-def measure(home: Path, count: int) -> list[dict[str, Any]]:
+def measure(home: Path, count: int, code: bool) -> list[dict[str, Any]]:
     surface = open_surface(home, SURFACE)
     surface.check_label()
     command = [sys.executable, __file__, "--plain", str(home)]
@@ -67,6 +70,8 @@ def measure(home: Path, count: int) -> list[dict[str, Any]]:
         return children[-1]
 
     Supervisor.spawn = noted  # type: ignore[method-assign]
+    if code:
+        executor.runs_only_ours = local.runs_only_ours = lambda system, phi: False
     with (
         LocalPool(1) as pool,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as beside,
@@ -82,12 +87,14 @@ def measure(home: Path, count: int) -> list[dict[str, Any]]:
                 plainly.append(json.loads(beside.stdout.readline()))
                 if turn == 0:
                     children.clear()
-                    before = 1e3 * time.process_time(), _zygote()
+                    before = _spent()
                     assert bench.check(phi) == []
                     bench.evaluate_many([(phi, 0)], again=True)
-                    spent = {"parent": 1e3 * time.process_time() - before[0], "zygote": _zygote() - before[1]}
-            ended = [1e3 * child.ended.result()["cpu"] for child in children]
-            spent |= dict(zip(PROCESSES, ended, strict=True))
+                    spent = {name: value - before[name] for name, value in _spent().items()}
+            if code:
+                del spent[STAY]
+                ended = [1e3 * child.ended.result()["cpu"] for child in children]
+                spent |= dict(zip(PROCESSES, ended, strict=True))
             fit, predict = (sum(each) / 2 for each in zip(*plainly, strict=True))
             found.append({"fit": fit, "predict": predict, **spent})
         bench.close()
@@ -98,10 +105,11 @@ def measure(home: Path, count: int) -> list[dict[str, Any]]:
 def _rows(found: list[dict[str, float]]) -> list[dict[str, Any]]:
     plainly = ("fit", "predict")
     names = [name for name in found[0] if name not in plainly]
-    beyond = [
-        each | {"train": each["train"] - each["fit"], "score": each["score"] - each["predict"]}
-        for each in found
-    ]
+    fits, predicts = ("train", "score") if STAY not in names else (STAY, STAY)
+    beyond = [dict(each) for each in found]
+    for each in beyond:
+        each[fits] -= each["fit"]
+        each[predicts] -= each["predict"]
     columns = ("CPU ms", found), ("beyond fit and predict", beyond)
     rows: list[dict[str, Any]] = [
         {"process": name} | {column: median(each[name] for each in them) for column, them in columns}
@@ -119,14 +127,17 @@ def _rows(found: list[dict[str, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def _zygote() -> float:
-    """CPU milliseconds of the zygote itself, without its children, whose parent it is; 0 before it runs."""
+def _spent() -> dict[str, float]:
+    """CPU milliseconds so far of this process, of the zygote itself, and of its children that stay."""
+    found = {"parent": 1e3 * time.process_time(), "zygote": 0.0, STAY: 0.0}
     for pid in _below(os.getpid()):
-        folder = Path(f"/proc/{pid}")
-        command = (folder / "cmdline").read_bytes().split(b"\0")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if command[1:4] == [b"-P", b"-m", b"evorank.tools.evaluator.zygote"]:
-            return int((folder / "schedstat").read_text().split()[0]) / 1e6
-    return 0.0
+            forked = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) != os.getpid()
+            found[STAY if forked else "zygote"] += (
+                int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
+            )
+    return found
 
 
 def main() -> None:
@@ -135,6 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=50_000, help="training rows")
     parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--code", action="store_true", help="as if each candidate brought code")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -147,7 +159,7 @@ def main() -> None:
         rows = round(options.rows / TRAINING_SHARE)
         write_log(log, rows)
         import_log(home, log, rows)
-        found = measure(home, options.candidates)
+        found = measure(home, options.candidates, options.code)
     print(json.dumps({"rows": options.rows, "results": found}) if options.json else table(found))
     return None
 

@@ -51,6 +51,8 @@ BLOCK = 1 << 10
 """Beyond it, runs of this many consecutive rows are dealt at random into windows, and rows within a window:
 a page of a memory-mapped log is then read once an epoch."""
 SCORED_AT_ONCE = 16_384
+ALIGNMENT = 64
+"""Bytes: what torch's allocator aligns to."""
 
 _LOSSES: Mapping[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": F.binary_cross_entropy_with_logits,
@@ -306,7 +308,7 @@ def to_weights(network: RankingNetwork) -> dict[str, npt.NDArray[Any]]:
 def load(
     plan: Plan, features: tuple[Feature, ...], weights: Weights, code: Code | None = None
 ) -> RankingNetwork:
-    """A network around `weights`, sharing their memory; `code` holds its components.
+    """A network around `weights`, sharing their memory where it is aligned; `code` holds its components.
 
     ToolError for a missing, extra or misshapen array.
     """
@@ -322,6 +324,16 @@ def load(
         shape, kind = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         if array.shape != shape or array.dtype.name != kind:
             raise ToolError(f"weights {name!r} must be {kind} {shape}, got {array.dtype} {array.shape}.")
-        state[name] = torch.from_numpy(array if array.flags.writeable else array.copy())
+        state[name] = _aligned(array)
     network.load_state_dict(state, assign=True)
     return network
+
+
+def _aligned(array: npt.NDArray[Any]) -> Tensor:
+    """The array as a tensor that begins where one of torch's own would: kernels take other paths elsewhere,
+    and then the last bit of a score depends on the file that the weights lay in."""
+    if array.flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+        return torch.from_numpy(array)
+    copy = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name))
+    np.copyto(copy.numpy(), array)
+    return copy

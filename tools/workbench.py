@@ -23,7 +23,7 @@ from evorank.model.errors import EvorankError, Finding
 from evorank.model.system import Float32, Int32, Objective, Phi
 from evorank.tools.cache import EvaluationCache
 from evorank.tools.comparison import Effort
-from evorank.tools.evaluator.executor import Evaluation, Executor, Job
+from evorank.tools.evaluator.executor import Evaluation, Executor, Job, runs_only_ours
 from evorank.tools.events import Event, begin, during, end
 from evorank.tools.run_sql_query import SqlProcess
 
@@ -97,9 +97,11 @@ class Workbench:
     ) -> list[Evaluation]:
         """Evaluations in the order of `wanted`, trained side by side; the same Φ and seed only once.
 
-        `again` trains even what is in the cache: costs that are to be compared must be of the same moment.
-        Where one fails the others are cancelled, and the error says what all of them cost.
+        `again` trains even what is in the cache: costs that are to be compared must be of the same moment,
+        and all of processes of their own where one must have some. Where one fails the others are cancelled,
+        and the error says what all of them cost.
         """
+        apart = again and not all(runs_only_ours(self._system_name, phi) for phi, _ in wanted)
         keys = [self._key(phi, seed, effort) for phi, seed in wanted]
         jobs = dict(zip(keys, wanted, strict=True))
         done: dict[str, Evaluation] = {}
@@ -122,7 +124,8 @@ class Workbench:
                         phi, seed = jobs[key]
                         against = () if again else self._curve(phi, seed, effort)
                         told[key] = begin("training", effort, candidate=fingerprint(phi)[:12], seed=seed)
-                        running[key] = self.executor.submit(self._job(phi, seed, effort, against))
+                        job = replace(self._job(phi, seed, effort, against), apart=apart)
+                        running[key] = self.executor.submit(job)
                 for key in list(running):
                     done[key] = self.executor.result(running[key])
                     del running[key]
@@ -135,8 +138,8 @@ class Workbench:
                 error.cpu_seconds += self._given_up(running)
                 raise
             finally:
-                for job in running.values():
-                    self.executor.cancel(job)
+                for id in running.values():
+                    self.executor.cancel(id)
         return [done[key] for key in keys]
 
     def _given_up(self, running: dict[str, str]) -> float:

@@ -199,6 +199,27 @@ def test_weights_of_another_network_are_refused_by_name():
         train.load(plan(LAYERS, LOG, 4), FEATURES, kept)
 
 
+def test_scores_do_not_depend_on_where_in_memory_the_weights_lie():
+    rows, labels, _ = planted(6425)
+    wide = {"h": "relu(dense(inputs, 200))", "output": "dense(h, 1)"}
+    kept = weights(fitted(rows, labels, layers=wide))
+
+    def scores(offset, writeable):
+        moved = {}
+        for name, array in kept.items():
+            memory = np.empty(array.nbytes + 128, np.uint8)
+            start = -memory.ctypes.data % 64 + offset
+            moved[name] = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            moved[name][...] = array
+            moved[name].flags.writeable = writeable
+        return train.predict(train.load(plan(wide, LOG, 4), FEATURES, moved), "bce", rows)
+
+    expected = scores(0, True)
+    for offset in range(0, 64, 4):
+        assert np.array_equal(scores(offset, True), expected)
+    assert np.array_equal(scores(36, False), expected)
+
+
 def test_a_training_that_diverges_says_at_which_step_and_what_to_try():
     rows, labels, _ = planted(2000)
     diverging = {"h": "square(square(dense(inputs, 8)))", "output": "dense(square(h), 1)"}

@@ -204,7 +204,14 @@ class AnswersBeforeItScores:
     """Says it is done at once, so that the clock stops."""
 
     def score(scores, rows, state, phi):
-        os.write(RESULT, b"+")
+        os.write(RESULT, struct.pack("=cd", b"+", 0.0))
+        burn(0.02)
+
+
+@attack
+class AnswersNonsense:
+    def score(scores, rows, state, phi):
+        os.write(RESULT, b"?" * 100)
         burn(0.02)
 
 

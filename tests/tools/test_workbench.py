@@ -19,10 +19,11 @@ class Counting:
     """The real pool, counting what it is asked."""
 
     def __init__(self, pool):
-        self.pool, self.jobs = pool, []
+        self.pool, self.jobs, self.apart = pool, [], []
 
     def submit(self, job):
         self.jobs.append((job.seed, job.phi))
+        self.apart.append(job.apart)
         return self.pool.submit(job)
 
     def __getattr__(self, name):
@@ -225,3 +226,30 @@ def test_the_built_in_ranker_runs_through_the_pool_and_repeats_itself(dataset, t
         found = compute_loss(small, bench)
         assert found.candidate.parameters < found.production.parameters
         assert found.verdict in ("better", "cheaper", "equal", "worse", "inconclusive")
+
+
+def test_costs_that_are_compared_are_all_of_processes_of_their_own_where_one_brings_code(
+    dataset, pool, tmp_path
+):
+    from evorank.model.config import default_phi
+    from evorank.model.ranker import NeuralRanker
+
+    surface = SmallSurface(dataset, tmp_path)
+    phi = default_phi(label="click", factors={}, batch_size=512, embedding_dim=4)
+    surface.spec.system = "evorank.model.ranker:NeuralRanker"
+    surface.system = lambda: NeuralRanker(dataset.schema, phi)
+    twice = "class Twice(nn.Module):\n    def forward(self, x):\n        return 2 * x\n"
+    own = phi | {"components": {"Twice": {"kind": "activation", "source": twice}}}
+    own |= {"architecture": {"embedding_dim": 4, "layers": {"output": "Twice(dense(inputs, 1))"}}}
+    other = phi | {"optimizer": phi["optimizer"] | {"batch_size": 1024}}
+    executor = Counting(pool)
+    bench = Workbench(surface, executor, tmp_path / "cache", seeds=2)
+    for seed, arms, again, apart in (
+        (0, [phi, other], True, [False, False]),
+        (0, [own, phi], True, [True, True]),
+        (1, [own, other], False, [False, False]),
+    ):
+        executor.apart.clear()
+        bench.evaluate_many([(arm, seed) for arm in arms], again=again)
+        assert executor.apart == apart
+    bench.close()

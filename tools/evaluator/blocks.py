@@ -158,7 +158,8 @@ def write_weights(descriptor: int, weights: Weights) -> None:
                 "Text goes in as uint8."
             )
         arrays.append((name, array))
-    arrays.sort(key=lambda each: (-each[1].dtype.itemsize, each[0]))  # every array lies aligned
+    # Each lies on a multiple of its numbers' size, and the largest, which is costly to copy, on one of 64.
+    arrays.sort(key=lambda each: (-each[1].dtype.itemsize, -each[1].nbytes, each[0]))
     end = 0
     for name, array in arrays:
         place = [end, end := end + array.nbytes]

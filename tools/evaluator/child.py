@@ -2,32 +2,35 @@
 that a candidate or a user wrote.
 
 Kinds of job: *check* (findings and cost of a Φ), *train* (training rows and labels in, weights out), *score*
-(weights and a page of rows in, scores out, until its channel closes). It keeps no descriptor but /dev/null,
-a bounded log, a bounded status and one result; no label of a row that is scored and no row before it is to
-be scored ever reaches it. What it says is judged by the parent.
+(weights and a page of rows in, scores out, until its channel closes), *stay* (checks, trains and scores one Φ
+after another, where none of them brings code). It keeps no descriptor but /dev/null, a bounded log, a bounded
+status and one result; no label of a row that is scored and no row before it is to be scored ever reaches it.
+What it says is judged by the parent.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import io
 import json
 import mmap
 import os
 import random
+import resource
 import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from evorank.model.errors import EvorankError
-from evorank.model.progress import install
+from evorank.model.errors import EvorankError, ToolError
+from evorank.model.progress import Sink, install
 from evorank.model.system import Float32, LogSchema, RankingSystem, Rows, Weights
 from evorank.tools.evaluator import blocks, gpu
 from evorank.tools.evaluator.curves import REGION, Writer
@@ -36,13 +39,18 @@ from evorank.tools.evaluator.lock import Limits, lock
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BEGUN", "STATUS_BYTES", "live"]
+__all__ = ["ANSWER", "BEGUN", "DONE", "FAILED", "RSS_UNIT", "STATUS_BYTES", "live"]
 
 STATUS, RESULT = 3, 4
 """The descriptors a child keeps beside 0, 1 and 2: where it says how it went, and where its result goes."""
 STATUS_BYTES = 1 << 16
 BEGUN = struct.Struct("=dd")
 """What it leaves before it locks itself: CPU-seconds spent by then, and the monotonic clock."""
+ANSWER = struct.Struct("=cd")
+"""What it answers to each message: whether that was done, and the CPU-seconds it has spent in all."""
+DONE, FAILED = b"+", b"-"
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes: what the kernel counts resident memory in."""
 SHORTEST_MESSAGE = 800
 OWN_LIMITS = ("/proc/self/cgroup", "/sys/fs/cgroup")
 """DuckDB, which checks rewards, ends a process that cannot ask for the limits it was given."""
@@ -178,27 +186,19 @@ def _check(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[st
     schema = blocks.schema_from_json(request["schema"])
 
     def do() -> dict[str, Any]:
-        system, phi = _system(request, schema), request["phi"]
-        if findings := system.check(phi):
-            return {"findings": [finding.as_dict() for finding in findings]}
-        return {"findings": [], "parameters": int(system.cost(phi).parameters)}
+        return _checked(_system(request, schema), request["phi"])
 
     return do
 
 
 def _train(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
     schema = blocks.schema_from_json(request["schema"])
-    arrays = {}
-    *files, progress = data
-    for (name, told), descriptor in zip(request["blocks"].items(), files, strict=True):
-        arrays[name] = blocks.Block.from_json(told).mapped(descriptor)
-    labels, rows = arrays.pop("labels"), blocks.rows_of(schema.features, arrays)
-    sink = Writer(mmap.mmap(progress, REGION))
+    rows, labels, sink = _training(request, schema, data)
 
     def do() -> dict[str, Any]:
         system, phi = _system(request, schema), request["phi"]
         parameters = int(system.cost(phi).parameters)
-        with install(sink):
+        with install(sink()):
             weights = system.fit(phi, rows, labels, int(request["seed"]))
         blocks.write_weights(RESULT, weights)
         return {"parameters": parameters}
@@ -208,26 +208,125 @@ def _train(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[st
 
 def _score(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
     schema = blocks.schema_from_json(request["schema"])
-    page = blocks.Page(schema.features, int(request["capacity"]))
     shared, weights_file = data
-    rows, scores = page.over(mmap.mmap(shared, page.size))
+    rows, scores = _page(request, schema, shared)
     told = {name: blocks.Block.from_json(block) for name, block in request["weights"].items()}
     weights = blocks.open_weights(weights_file, told)
 
     def do() -> dict[str, Any]:
         system, phi = _system(request, schema), request["phi"]
-        while len(message := os.read(RESULT, 8)) == 8:
-            count = int.from_bytes(message, "little")
-            try:
+        while count := _number():
+            with _answered():
                 scores[:count] = _predictions(system, phi, weights, rows[:count])
-            except BaseException as error:
-                _tell({"error": _reason(error)})
-                os.write(RESULT, b"-")
-            else:
-                os.write(RESULT, b"+")
         return {}
 
     return do
+
+
+def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str, Any]]:
+    """One Φ after another, on data that is mapped once; without data it checks only.
+
+    A positive number in its channel asks for the scores of as many rows by what was trained last; a negative
+    one is the length of an order that follows. For Φ that bring no code: nothing keeps one from the next.
+    """
+    schema = blocks.schema_from_json(request["schema"])
+    shared, *files = data
+    page, scores = _page(request, schema, shared)
+    training = _training(request, schema, files) if files else None
+
+    def do() -> dict[str, Any]:
+        system = _system(request, schema)
+        phi: dict[str, Any] = {}
+        weights: Weights = {}
+        while number := _number():
+            with _answered():
+                if number > 0:
+                    scores[:number] = _predictions(system, phi, weights, page[:number])
+                    continue
+                order = json.loads(_read(-number))
+                if (seed := order.get("seed")) is None:
+                    _tell(_checked(system, order["phi"]))
+                    continue
+                assert training is not None
+                rows, labels, sink = training
+                gc.collect()
+                _seed(seed)
+                phi = order["phi"]
+                parameters = int(system.cost(phi).parameters)
+                with install(_Thrifty(sink(), order["cpu_seconds"])):
+                    weights = system.fit(phi, rows, labels, seed)
+                floats = sum(each.size for each in weights.values() if each.dtype.kind == "f")
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                _tell({"parameters": max(parameters, floats), "peak": peak * RSS_UNIT})
+        return {}
+
+    return do
+
+
+PREPARE = {"check": _check, "train": _train, "score": _score, "stay": _stay}
+"""Each maps its data and returns what is to be done once the process is locked."""
+
+
+def _checked(system: RankingSystem, phi: dict[str, Any]) -> dict[str, Any]:
+    if findings := system.check(phi):
+        return {"findings": [finding.as_dict() for finding in findings]}
+    return {"findings": [], "parameters": int(system.cost(phi).parameters)}
+
+
+def _training(
+    request: dict[str, Any], schema: LogSchema, data: Sequence[int]
+) -> tuple[Rows, Float32, Callable[[], Writer]]:
+    """Rows, labels, and what makes a sink for the reports of one training."""
+    *files, progress = data
+    arrays = {}
+    for (name, told), descriptor in zip(request["blocks"].items(), files, strict=True):
+        arrays[name] = blocks.Block.from_json(told).mapped(descriptor)
+    labels, region = arrays.pop("labels"), mmap.mmap(progress, REGION)
+    return blocks.rows_of(schema.features, arrays), labels, lambda: Writer(region)
+
+
+class _Thrifty:
+    """A sink that ends a training of ours at its CPU limit: the kernel's limit is for the whole process."""
+
+    def __init__(self, sink: Sink, cpu_seconds: int | None) -> None:
+        self._sink, self._limit, self._began = sink, cpu_seconds, time.process_time()
+
+    def __call__(self, rows: int, of: int, loss: float) -> None:
+        self._sink(rows, of, loss)
+        if self._limit is not None and time.process_time() - self._began > self._limit:
+            raise ToolError(f"it used more than {self._limit:,} CPU-seconds")
+
+
+def _page(request: dict[str, Any], schema: LogSchema, shared: int) -> tuple[Rows, Float32]:
+    page = blocks.Page(schema.features, int(request["capacity"]))
+    return page.over(mmap.mmap(shared, page.size))
+
+
+def _number() -> int:
+    """The next message, 0 where the channel was closed."""
+    return int.from_bytes(_read(8), "little", signed=True)
+
+
+def _read(count: int) -> bytes:
+    """So many bytes of the channel, b"" at its end."""
+    found = b""
+    while len(found) < count:
+        if not (more := os.read(RESULT, count - len(found))):
+            return b""
+        found += more
+    return found
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Answer a message: done, or failed, and then why is told."""
+    answer = DONE
+    try:
+        yield
+    except BaseException as error:
+        _tell({"error": _reason(error)})
+        answer = FAILED
+    os.write(RESULT, ANSWER.pack(answer, time.process_time()))
 
 
 def _predictions(system: RankingSystem, phi: dict[str, Any], weights: Weights, rows: Rows) -> Float32:
@@ -237,7 +336,3 @@ def _predictions(system: RankingSystem, phi: dict[str, Any], weights: Weights, r
             f"`predict` must return float32 [{len(rows)}], got {found.dtype} {list(found.shape)}."
         )
     return found
-
-
-PREPARE = {"check": _check, "train": _train, "score": _score}
-"""Each maps its data and returns what is to be done once the process is locked."""

@@ -3,6 +3,7 @@
 A job is a train child (training rows and labels in, weights out), then a score child, which sees shuffled
 rows without labels and a page at a time. Where code of others runs in it, a probe child scores some rows
 again, in odd batches: scores that depend on the other rows of a batch, or on those before, are an error.
+Where none does, a `Trainer` may do all of it, job after job, with the same numbers as its result.
 """
 
 from __future__ import annotations
@@ -37,13 +38,12 @@ from evorank.tools.evaluator.blocks import (
 from evorank.tools.evaluator.curves import REGION, Curve, clearly_worse, of_points, read
 from evorank.tools.evaluator.executor import Checked, Evaluation, Job
 from evorank.tools.evaluator.lock import Limits
-from evorank.tools.evaluator.scorer import Scorer, require_scores
+from evorank.tools.evaluator.scorer import LOOK_SECONDS, Resident, Scorer, require_scores
 from evorank.tools.evaluator.supervisor import Child, End, Lost, Supervisor
+from evorank.tools.evaluator.trainer import Trainer
 
-__all__ = ["Turn", "check", "evaluate", "twice"]
+__all__ = ["Turn", "capacity", "check", "check_with", "evaluate", "evaluate_with", "training_files", "twice"]
 
-LOOK_SECONDS = 0.2
-"""How often a running training's curve is looked at."""
 LATENCY_ROWS = 500
 LATENCY_REPEATS = 7
 BATCH = 1 << 16
@@ -64,6 +64,8 @@ class Turn:
     ends: float = 0.0
     why: str = ""
     children: list[Child] = field(default_factory=list)
+    spent: float = 0.0
+    """CPU-seconds in processes that work for others as well."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self) -> None:
@@ -71,8 +73,8 @@ class Turn:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all its children that have ended."""
-        return sum(child.cpu_seconds for child in self.children)
+        """Of all its children that have ended, and of its time with a trainer."""
+        return self.spent + sum(child.cpu_seconds for child in self.children)
 
     @property
     def left(self) -> float:
@@ -88,6 +90,18 @@ class Turn:
             self.children.append(child)
             if self.why:
                 child.kill(self.why)
+
+    @contextmanager
+    def working(self, trainer: Trainer) -> Iterator[None]:
+        """While the context lasts, what the trainer does is for this job."""
+        before = trainer.cpu_seconds
+        self.watch(trainer.child)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.children.remove(trainer.child)
+                self.spent += max(0.0, trainer.cpu_seconds - before)
 
     def stop(self, why: str) -> None:
         with self.lock:
@@ -114,7 +128,13 @@ def check(
     supervisor: Supervisor, schema: LogSchema, production: Phi, phi: Phi, limits: Limits, turn: Turn
 ) -> Checked:
     """Findings and cost of a Φ, as a check child tells them."""
-    request = {"kind": "check", "schema": schema_as_json(schema), "production": production, "phi": phi}
+    request = {
+        "kind": "check",
+        "schema": schema_as_json(schema),
+        "production": production,
+        "phi": phi,
+        "device": "cpu",
+    }
     result = memory_file("result", 0)
     try:
         with supervisor.spawn(request, [result], limits) as child:
@@ -124,6 +144,34 @@ def check(
     finally:
         os.close(result)
     return _checked(told)
+
+
+def check_with(trainer: Trainer, phi: Phi, turn: Turn) -> Checked:
+    """`check` in a process that stays, for a Φ that brings no code."""
+    with turn.working(trainer):
+        return _checked(trainer.check(phi, turn.left, turn.late))
+
+
+def evaluate_with(trainer: Trainer, job: Job, dataset: Dataset, turn: Turn) -> Evaluation:
+    """`evaluate` in a process that stays, for a job that is all `ours`: the same numbers, but for costs."""
+    rows = dataset.rows(slice(*job.score))
+    with turn.working(trainer):
+        look = _Look(job)
+        began, before = time.monotonic(), trainer.cpu_seconds
+        told = trainer.train(job.phi, job.seed, turn.left, turn.late, look)
+        seconds, trained = time.monotonic() - began, trainer.cpu_seconds
+        curve = trainer.curve
+        predictions, latency = _scores(trainer, rows, job, dataset.key, turn)
+    return Evaluation(
+        predictions,
+        trained - before,
+        seconds,
+        1000.0 * latency,
+        told["parameters"],
+        trainer.cpu_seconds - trained,
+        told["peak"],
+        curve.points,
+    )
 
 
 def evaluate(job: Job, dataset: Dataset, supervisor: Supervisor, limits: Limits, turn: Turn) -> Evaluation:
@@ -172,7 +220,7 @@ def _train(
     writing = replace(limits, file_bytes=min(MOST_WEIGHTS, limits.memory))
     with ExitStack() as files:
         data = []
-        for name, (descriptor, block) in _training_files(job, dataset).items():
+        for name, (descriptor, block) in training_files(job, dataset).items():
             files.callback(os.close, descriptor)
             data.append(descriptor)
             request["blocks"][name] = block.as_json()
@@ -181,7 +229,9 @@ def _train(
         files.callback(os.close, progress)
         with supervisor.spawn(request, [weights, *data, progress], writing) as child:
             turn.watch(child)
-            _watch(child, progress, job, turn)
+            look = _Look(job)
+            while turn.left and not wait([child.ended], min(LOOK_SECONDS, turn.left)).done:
+                look(read(os.pread(progress, REGION, 0)))
             end = child.wait(turn.left, turn.late)
             _require_done(child, end, "Training")
             told = child.told()
@@ -202,7 +252,6 @@ def _score(
 ) -> tuple[Float32, float, End]:
     """Predictions in the order of the log, the median seconds of a page of candidates, and the cost."""
     rows = dataset.rows(slice(*job.score))
-    order = _shuffled(dataset.key, job.score)
     options: dict[str, Any] = {
         "schema": dataset.schema,
         "production": job.production,
@@ -213,45 +262,63 @@ def _score(
         "seed": job.seed,
         "watch": turn.watch,
     }
-    capacity = max(LATENCY_ROWS, min(BATCH, len(order)))
     with ExitStack() as processes:
-        scorer = processes.enter_context(Scorer(supervisor, capacity=capacity, **options))
+        scorer = processes.enter_context(Scorer(supervisor, capacity=capacity(job), **options))
         probe = None
-        if _runs_code_of_others(job):
+        if not job.ours:
             probe = processes.enter_context(Scorer(supervisor, capacity=max(PROBE_BATCHES), **options))
-        pages = [
-            np.take(order, np.arange(start, start + LATENCY_ROWS), mode="wrap")
-            for start in range(0, LATENCY_REPEATS * LATENCY_ROWS, LATENCY_ROWS)
-        ]
-        scorer.timed(rows, pages[-1], turn.left, turn.late)  # loads the model
-        timed = [scorer.timed(rows, page, turn.left, turn.late) for page in pages]
-        predictions = np.empty(len(order), np.float32)
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
-            predictions[part] = scorer.timed(rows, part, turn.left, turn.late)[0]
+        predictions, latency = _scores(scorer, rows, job, dataset.key, turn)
         end = scorer.finish()
-        require_scores(predictions, job.loss)
-        for page, (scores, _) in zip(pages, timed, strict=True):
-            _require_same(scores, predictions[page])
         if probe is not None:
             _probe(probe, rows, predictions, turn)
-    return predictions, float(np.median([seconds for _, seconds in timed])), end
+    return predictions, latency, end
 
 
-def _watch(child: Child, progress: int, job: Job, turn: Turn) -> None:
-    """Look at a training's curve now and then until it ends. Stopped where it is clearly worse than
-    production's, ToolError where it diverged and goes on regardless."""
-    production, fresh, diverged = of_points(job.against), job.train[1] - job.train[0], False
-    while turn.left and not wait([child.ended], min(LOOK_SECONDS, turn.left)).done:
-        curve = read(os.pread(progress, REGION, 0))
-        why = clearly_worse(curve, production, fresh)
+def capacity(job: Job) -> int:
+    """Rows of the page in which a job is scored."""
+    start, stop = job.score
+    return max(LATENCY_ROWS, min(BATCH, stop - start))
+
+
+def _scores(scorer: Resident, rows: Rows, job: Job, key: str, turn: Turn) -> tuple[Float32, float]:
+    """Predictions of all rows, asked for in an order of our own, and the median seconds of a page of
+    candidates. ToolError where they are no scores, or not the same in every page."""
+    order = _shuffled(key, job.score)
+    pages = [
+        np.take(order, np.arange(start, start + LATENCY_ROWS), mode="wrap")
+        for start in range(0, LATENCY_REPEATS * LATENCY_ROWS, LATENCY_ROWS)
+    ]
+    scorer.timed(rows, pages[-1], turn.left, turn.late)  # loads the model
+    timed = [scorer.timed(rows, page, turn.left, turn.late) for page in pages]
+    predictions = np.empty(len(order), np.float32)
+    for start in range(0, len(order), BATCH):
+        part = order[start : start + BATCH]
+        predictions[part] = scorer.timed(rows, part, turn.left, turn.late)[0]
+    require_scores(predictions, job.loss)
+    for page, (scores, _) in zip(pages, timed, strict=True):
+        _require_same(scores, predictions[page])
+    return predictions, float(np.median([seconds for _, seconds in timed]))
+
+
+class _Look:
+    """Looks at a training's curve. Raises Stopped where it is clearly worse than production's, ToolError
+    where it diverged and goes on regardless."""
+
+    def __init__(self, job: Job) -> None:
+        self._production, self._fresh = of_points(job.against), job.train[1] - job.train[0]
+        self._diverged = False
+
+    def __call__(self, curve: Curve) -> None:
+        why = clearly_worse(curve, self._production, self._fresh)
         if why is None:
-            continue
+            return
         if curve.diverged is None:
-            raise Stopped(f"Stopped {why}", {"candidate": curve.points, "production": production.points})
-        if diverged:  # at the second look: most trainings notice it, and say more
+            raise Stopped(
+                f"Stopped {why}", {"candidate": curve.points, "production": self._production.points}
+            )
+        if self._diverged:  # at the second look: most trainings notice it, and say more
             raise ToolError(f"The training was stopped {why}")
-        diverged = True
+        self._diverged = True
 
 
 def _require_done(child: Child, end: End, what: str) -> None:
@@ -278,7 +345,7 @@ def _checked(told: Mapping[str, Any]) -> Checked:
     return Checked(findings, parameters if not findings else None)
 
 
-def _training_files(job: Job, dataset: Dataset) -> dict[str, tuple[int, Block]]:
+def training_files(job: Job, dataset: Dataset) -> dict[str, tuple[int, Block]]:
     """Open descriptors and blocks of what a training may see, by the names that `blocks.rows_of` knows."""
     histories = [f"history-{f.name}" for f in dataset.schema.features if f.kind == "history"]
     paths = {name: dataset.directory / f"{name}.npy" for name in ("categorical", "numeric", *histories)}
@@ -310,11 +377,6 @@ def _shuffled(key: str, score: tuple[int, int]) -> npt.NDArray[np.int64]:
     order = generator.permutation(score[1] - score[0])
     order.flags.writeable = False  # many jobs share it
     return order
-
-
-def _runs_code_of_others(job: Job) -> bool:
-    """Whether a job runs code that is not evorank's own: a user's system, or components that a Φ brings."""
-    return not job.system.startswith("evorank.model.") or bool(job.phi.get("components"))
 
 
 def _probe(probe: Scorer, rows: Rows, predictions: Float32, turn: Turn) -> None:

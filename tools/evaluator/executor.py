@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from evorank.tools.evaluator.gpu import Device
     from evorank.tools.evaluator.scorer import Scorer
 
-__all__ = ["Checked", "Evaluation", "Executor", "Job", "Pool", "Task"]
+__all__ = ["Checked", "Evaluation", "Executor", "Job", "Pool", "Task", "runs_only_ours"]
 
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "EVORANK_HOME")
 """All that helper processes see of the environment: API keys stay in the parent."""
+
+
+def runs_only_ours(system: str, phi: Phi) -> bool:
+    """Whether Φ runs no code but evorank's own: neither a user's system nor components that it brings."""
+    return system.startswith("evorank.model.") and isinstance(phi, dict) and not phi.get("components")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,13 @@ class Job:
     against: tuple[tuple[int, float], ...] = ()
     """Production's `Evaluation.curve` for the same seed, label and loss: a training that is clearly worse is
     stopped early (`curves.py`). Empty: it is trained to its end."""
+    apart: bool = False
+    """Train in processes of its own, as a Φ that brings code always is, so that costs can be compared."""
+
+    @property
+    def ours(self) -> bool:
+        """`runs_only_ours` of its system and Φ."""
+        return runs_only_ours(self.system, self.phi)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ class Evaluation:
     """What the system says of Φ, or the floating-point numbers that it trained where they are more."""
     score_cpu_seconds: float = 0.0
     peak_memory: int = 0
-    """Bytes resident at the peak of training or scoring, libraries and log pages included."""
+    """Bytes resident at the peak of training or scoring, libraries and log pages included, and what the same
+    process trained before."""
     curve: tuple[tuple[int, float], ...] = ()
     """(rows seen, mean training loss per row since the point before): what the training told of itself."""
     cached: bool = False

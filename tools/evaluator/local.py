@@ -17,16 +17,27 @@ from functools import partial
 from pathlib import Path
 
 from evorank.model.data import Dataset
+from evorank.model.delta import canonical
 from evorank.model.errors import EvorankError, LockError, ToolError
 from evorank.model.system import Phi
 from evorank.tools.evaluator.artifact import Artifact
 from evorank.tools.evaluator.blocks import weights_in
-from evorank.tools.evaluator.evaluate import Turn, check, evaluate, twice
-from evorank.tools.evaluator.executor import Checked, Evaluation, Job, Pool, Task
+from evorank.tools.evaluator.evaluate import (
+    Turn,
+    capacity,
+    check,
+    check_with,
+    evaluate,
+    evaluate_with,
+    training_files,
+    twice,
+)
+from evorank.tools.evaluator.executor import Checked, Evaluation, Job, Pool, Task, runs_only_ours
 from evorank.tools.evaluator.gpu import OPEN_FILES, DeviceName, choose_device
 from evorank.tools.evaluator.lock import Limits, Tier, self_test
 from evorank.tools.evaluator.scorer import Scorer
 from evorank.tools.evaluator.supervisor import Lost, Supervisor
+from evorank.tools.evaluator.trainer import Trainer, Trainers
 
 __all__ = ["LocalPool"]
 
@@ -76,6 +87,7 @@ class LocalPool(Pool[Task]):
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._running: dict[str, Turn] = {}
         self._scorers: weakref.WeakSet[Scorer] = weakref.WeakSet()
+        self._trainers, self._checkers = Trainers(count), Trainers(1)
         self._threads: list[threading.Thread] = []
         self._closed = False
         # At exit, where nobody called close.
@@ -109,8 +121,19 @@ class LocalPool(Pool[Task]):
             self._require_open()
         schema = self._dataset(dataset, system).schema
         supervisor, limits = self._supervisor(system), self._limits()
-        turn = Turn(self._check_limit)
-        return twice(lambda turn: check(supervisor, schema, production, phi, limits, turn), turn)
+
+        def run(turn: Turn) -> Checked:
+            # SQL of others counts as code: DuckDB reads it.
+            if not (runs_only_ours(system, phi) and phi.get("reward") == production.get("reward")):
+                return check(supervisor, schema, production, phi, limits, turn)
+            kind = (system, dataset, canonical(production))
+            with self._checkers.lent(
+                kind,
+                lambda: Trainer(supervisor, schema=schema, production=production, capacity=1, limits=limits),
+            ) as checker:
+                return check_with(checker, phi, turn)
+
+        return twice(run, Turn(self._check_limit))
 
     def scorer(self, artifact: Path, capacity: int = 50_000) -> Scorer:
         """As `Executor.scorer`. Several may be open at once; each holds its weights and one page of rows."""
@@ -154,6 +177,8 @@ class LocalPool(Pool[Task]):
             thread.join(timeout=10)
         for scorer in list(self._scorers):
             scorer.close()
+        for trainers in (self._trainers, self._checkers):
+            trainers.close()
 
     # One job
 
@@ -176,7 +201,22 @@ class LocalPool(Pool[Task]):
 
     def _evaluate(self, job: Job, turn: Turn) -> Evaluation:
         dataset = self._dataset(job.dataset, job.system)
-        return evaluate(job, dataset, self._supervisor(job.system), self._limits(), turn)
+        supervisor, limits = self._supervisor(job.system), self._limits()
+        if not job.ours or job.apart or job.artifact is not None:
+            return evaluate(job, dataset, supervisor, limits, turn)
+        kind = (job.system, job.dataset, canonical(job.production), job.label_path, job.train, job.score)
+        with self._trainers.lent(
+            kind,
+            lambda: Trainer(
+                supervisor,
+                schema=dataset.schema,
+                production=job.production,
+                capacity=capacity(job),
+                limits=limits,
+                files=training_files(job, dataset),
+            ),
+        ) as trainer:
+            return evaluate_with(trainer, job, dataset, turn)
 
     # What jobs share
 

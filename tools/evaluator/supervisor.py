@@ -194,7 +194,7 @@ class Supervisor:
             "limits": asdict(limits),
             "threads": not self._system.startswith("evorank."),  # libraries of users may need some
             "degraded": self._degraded,
-            "device": "cpu" if request["kind"] == "check" else self._device,
+            "device": request.get("device", self._device),
         }
         try:
             with self._lock:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from evorank.tools.evaluator import kernel
-from evorank.tools.evaluator.child import live
+from evorank.tools.evaluator.child import RSS_UNIT, live
 from evorank.tools.evaluator.lock import prepare
 
 __all__ = ["receive", "send"]
@@ -211,7 +211,7 @@ class Zygote:
                     "id": self.children.pop(process),
                     "code": os.waitstatus_to_exitcode(status),
                     "cpu": usage.ru_utime + usage.ru_stime,
-                    "peak": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+                    "peak": usage.ru_maxrss * RSS_UNIT,
                     "clock": time.monotonic(),
                 },
             )

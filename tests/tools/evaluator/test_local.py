@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import LINEAR, children, family, until, zygote
 
 from evorank.model.config import default_phi
 from evorank.model.errors import LockError, ToolError
@@ -19,7 +20,6 @@ from evorank.tools.evaluator.executor import Checked, Job
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.tier import TierReport
 
-LINEAR = "linear_system:LinearSystem"
 RANKER = "evorank.model.ranker:NeuralRanker"
 
 
@@ -41,44 +41,6 @@ def job(dataset, system=LINEAR, seed=0, phi=None, **changes):
 @pytest.fixture
 def network():
     return default_phi(label="click", factors={}, batch_size=512, embedding_dim=4)
-
-
-def family(pid):
-    """All processes below one, and itself."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            parents[int(stat.parent.name)] = int(fields[1])
-    found, wanted = [], [pid]
-    while wanted:
-        found += wanted
-        wanted = [child for child, parent in parents.items() if parent in wanted]
-    return found
-
-
-def zygote(pool, system=LINEAR):
-    """The process that forks: below the box it may be in, the first with the name of our module."""
-    for pid in family(pool._supervisors[system].process):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"bwrap" not in command[0] and any(word.endswith(b".zygote") for word in command):
-            return pid
-    raise AssertionError("no zygote")
-
-
-def children(pool, system=LINEAR):
-    return family(zygote(pool, system))[1:]
-
-
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
 
 
 # --------------------------------------------------------------------------- the same bits

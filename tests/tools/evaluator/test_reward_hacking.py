@@ -34,6 +34,7 @@ REFUSED = {
     "KeepsState": "scores depend on other rows",
     "CountsItsCalls": "scores depend on other rows",
     "AnswersBeforeItScores": "scores depend on other rows|not finite",
+    "AnswersNonsense": "answered what makes no sense",
     "LeavesEarlyInTraining": "ended with exit code 0 before its work was done",
     "LeavesEarlyInScoring": "ended with exit code 0 before its work was done",
     "ForgesSuccess": "ended without weights",

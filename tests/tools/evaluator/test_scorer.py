@@ -97,8 +97,8 @@ def test_a_scorer_whose_process_is_killed_says_so_and_another_can_be_opened(data
     rows = dataset.rows("validation")[:10]
     with pool.scorer(exported[0]) as scorer:
         scorer.score(rows)
-        pool._supervisors[RANKER].kill(scorer._child.id)
-        scorer._child.ended.result(60)
+        pool._supervisors[RANKER].kill(scorer.child.id)
+        scorer.child.ended.result(60)
         with pytest.raises(ToolError, match=r"died.*another scorer"):
             scorer.score(rows)
         with pytest.raises(ToolError, match="closed"):
@@ -138,7 +138,7 @@ def test_a_closed_pool_closes_its_scorers(dataset, exported):
     with LocalPool(workers=1) as fresh:
         scorer = fresh.scorer(exported[0])
         scorer.score(dataset.rows("validation")[:10])
-        child = scorer._child
+        child = scorer.child
     assert child.ended.done()
     with pytest.raises(ToolError, match="closed"):
         scorer.score(dataset.rows("validation")[:10])
