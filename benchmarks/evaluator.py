@@ -6,9 +6,11 @@
 
 Every arm trains and scores the same candidates (production with another learning rate) on the same encoded
 log, `--workers` at a time, one thread each. `evaluator` is what a run does: check, train and score in
-locked processes, predictions into the cache. `loky` and `fresh process` only fit and predict, in processes
-that are warm or new, trusted and unlocked. `in process` is the floor: fit and predict in a loop, in one
-process per worker that had everything loaded before the clock started. Arms take turns, `--repeats` times.
+locked processes that stay, predictions into the cache; `evaluator, code` does the same in a process for each
+step, and probes, as if every candidate had brought code. `loky` and `fresh process` only fit and predict, in
+processes that are warm or new, trusted and unlocked. `in process` is the floor: fit and predict in a loop, in
+one process per worker that had everything loaded before the clock started. Arms take turns, `--repeats`
+times.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -34,6 +37,7 @@ from memory import SURFACE, import_log, write_log
 
 from evorank.model.system import Phi
 from evorank.surfaces.surface import Surface, open_surface
+from evorank.tools.evaluator import executor, local
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.workbench import Workbench
 
@@ -123,18 +127,20 @@ def measure(home: Path, workers: int, count: int, repeats: int) -> list[Result]:
             assert bench.check(phi) == []
             bench.evaluate_many([(phi, 0)], again=True)
 
-        def everywhere(executor: Executor) -> list[tuple[float, float]]:
-            return list(executor.map(one, [str(home)] * count, phis))
+        def everywhere(processes: Executor) -> list[tuple[float, float]]:
+            return list(processes.map(one, [str(home)] * count, phis))
 
         warm = phis[: 2 * workers]
         list(threads.map(evaluated, warm))
-        for executor in filter(None, (floor, loky)):
-            list(executor.map(one, [str(home)] * len(warm), warm))
+        for processes in filter(None, (floor, loky)):
+            list(processes.map(one, [str(home)] * len(warm), warm))
         for _ in range(repeats):
             for fit, predict in timed("in process", lambda: everywhere(floor)):
                 fits.append(fit)
                 predicts.append(predict)
             timed("evaluator", lambda: list(threads.map(evaluated, phis)))
+            with as_if_with_code():
+                timed("evaluator, code", lambda: list(threads.map(evaluated, phis)))
             if loky is not None:
                 timed("loky", lambda: everywhere(loky))
             timed("fresh process", lambda: list(pairs.map(lambda phi: fresh(str(home), phi), phis)))
@@ -153,14 +159,25 @@ def measure(home: Path, workers: int, count: int, repeats: int) -> list[Result]:
     return results
 
 
+@contextmanager
+def as_if_with_code() -> Iterator[None]:
+    """No candidate counts as one that runs nobody's code but evorank's."""
+    before = executor.runs_only_ours
+    executor.runs_only_ours = local.runs_only_ours = lambda system, phi: False
+    try:
+        yield
+    finally:
+        executor.runs_only_ours = local.runs_only_ours = before
+
+
 def _loky(workers: int) -> Executor | None:
     try:
         from loky import ProcessPoolExecutor as Loky
     except ImportError:
         print("loky is not installed (pip install loky): that arm is left out", file=sys.stderr)
         return None
-    executor: Executor = Loky(workers)
-    return executor
+    started: Executor = Loky(workers)
+    return started
 
 
 def memory(home: Path, counts: list[int]) -> list[dict[str, float]]:

@@ -19,15 +19,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from evaluator import TRAINING_SHARE, _below, candidates, table
+from evaluator import TRAINING_SHARE, _below, as_if_with_code, candidates, table
 from memory import SURFACE, import_log, write_log
 
 from evorank.surfaces.surface import open_surface
-from evorank.tools.evaluator import executor, local
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.lock import Limits
 from evorank.tools.evaluator.supervisor import Child, Supervisor
@@ -70,9 +70,8 @@ def measure(home: Path, count: int, code: bool) -> list[dict[str, Any]]:
         return children[-1]
 
     Supervisor.spawn = noted  # type: ignore[method-assign]
-    if code:
-        executor.runs_only_ours = local.runs_only_ours = lambda system, phi: False
     with (
+        as_if_with_code() if code else nullcontext(),
         LocalPool(1) as pool,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as beside,
     ):
@@ -130,14 +129,18 @@ def _rows(found: list[dict[str, float]]) -> list[dict[str, Any]]:
 def _spent() -> dict[str, float]:
     """CPU milliseconds so far of this process, of the zygote itself, and of its children that stay."""
     found = {"parent": 1e3 * time.process_time(), "zygote": 0.0, STAY: 0.0}
-    for pid in _below(os.getpid()):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if command[1:4] == [b"-P", b"-m", b"evorank.tools.evaluator.zygote"]:
-            forked = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) != os.getpid()
-            found[STAY if forked else "zygote"] += (
-                int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
-            )
+    forks = {pid for pid in _below(os.getpid()) if _is_fork(pid)}
+    for pid in forks:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        spent = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
+        found[STAY if parent in forks else "zygote"] += spent
     return found
+
+
+def _is_fork(pid: int) -> bool:
+    """Whether it is the zygote or one of its children."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return command[1:4] == [b"-P", b"-m", b"evorank.tools.evaluator.zygote"]
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from evorank.tools.evaluator.supervisor import Lost, Supervisor
 __all__ = ["Trainer", "Trainers"]
 
 MOST_JOBS = 200
-MOST_MEMORY = 1 << 30
+MOST_MEMORY = 2 << 30
 """A process that did so many jobs, or held so many bytes at once, is replaced: it keeps what it frees."""
 EMPTY = bytes(REGION)
 
