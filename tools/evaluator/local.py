@@ -87,7 +87,8 @@ class LocalPool(Pool[Task]):
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._running: dict[str, Turn] = {}
         self._scorers: weakref.WeakSet[Scorer] = weakref.WeakSet()
-        self._trainers, self._checkers = Trainers(count), Trainers(1)
+        # Twice as many as work at once: jobs of two rewards may take turns without a new process for each.
+        self._trainers, self._checkers = Trainers(2 * count), Trainers(1)
         self._threads: list[threading.Thread] = []
         self._closed = False
         # At exit, where nobody called close.

@@ -148,15 +148,17 @@ def test_whatever_was_trained_before_a_candidate_gets_the_bits_of_a_process_of_i
         assert found.peak_memory > 50e6
 
 
-def test_jobs_of_one_kind_share_a_process_and_others_get_another(dataset, lone, spawned):
+def test_jobs_of_one_kind_share_a_process_and_the_kinds_that_come_take_turns(dataset, lone, spawned):
     for seed in (0, 1):
-        result(lone, job(dataset, seed=seed))
+        clicks = result(lone, job(dataset, seed=seed))
         result(lone, job(dataset, CANDIDATES["Adam"], seed=seed))
-    assert spawned == ["stay"]
-    like = result(lone, job(dataset, label='"like"'))
+        likes = result(lone, job(dataset, label='"like"', seed=seed))
+        assert not np.array_equal(likes.predictions, clicks.predictions)
     assert spawned == ["stay", "stay"]
-    assert len(lone._trainers._idle) == 1, "no more processes than workers"
-    assert not np.array_equal(like.predictions, result(lone, job(dataset)).predictions)
+    result(lone, job(dataset, label='greatest(click, "like")'))
+    assert len(lone._trainers._idle) == 2, "twice as many processes as workers, and no more"
+    result(lone, job(dataset, label='"like"'))
+    assert spawned == ["stay"] * 3, "the one that waited longest had to go"
 
 
 def test_each_worker_has_a_process(dataset, spawned):
