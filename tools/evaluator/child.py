@@ -234,6 +234,25 @@ def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str
     page, scores = _page(request, schema, shared)
     training = _training(request, schema, files) if files else None
 
+    def train(system: RankingSystem, phi: dict[str, Any], seed: int, cpu_limit: int | None) -> Weights:
+        assert training is not None
+        rows, labels, sink = training
+        gc.collect()
+        _seed(seed)
+        began = time.process_time()
+        parameters = int(system.cost(phi).parameters)
+        with install(_Thrifty(sink(), cpu_limit)):
+            weights = system.fit(phi, rows, labels, seed)
+        floats = sum(each.size for each in weights.values() if each.dtype.kind == "f")
+        _tell(
+            {
+                "parameters": max(parameters, floats),
+                "cpu_seconds": time.process_time() - began,
+                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+            }
+        )
+        return weights
+
     def do() -> dict[str, Any]:
         system = _system(request, schema)
         phi: dict[str, Any] = {}
@@ -244,20 +263,15 @@ def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str
                     scores[:number] = _predictions(system, phi, weights, page[:number])
                     continue
                 order = json.loads(_read(-number))
-                if (seed := order.get("seed")) is None:
+                if order["phi"].get(
+                    "components"
+                ):  # whoever sends one must have erred: the next would pay for it
+                    raise ToolError("a process that stays runs no code that a candidate brings")
+                if "seed" in order:
+                    phi = order["phi"]
+                    weights = train(system, phi, order["seed"], order["cpu_limit"])
+                else:
                     _tell(_checked(system, order["phi"]))
-                    continue
-                assert training is not None
-                rows, labels, sink = training
-                gc.collect()
-                _seed(seed)
-                phi = order["phi"]
-                parameters = int(system.cost(phi).parameters)
-                with install(_Thrifty(sink(), order["cpu_seconds"])):
-                    weights = system.fit(phi, rows, labels, seed)
-                floats = sum(each.size for each in weights.values() if each.dtype.kind == "f")
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                _tell({"parameters": max(parameters, floats), "peak": peak * RSS_UNIT})
         return {}
 
     return do

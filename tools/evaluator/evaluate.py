@@ -156,15 +156,14 @@ def evaluate_with(trainer: Trainer, job: Job, dataset: Dataset, turn: Turn) -> E
     """`evaluate` in a process that stays, for a job that is all `ours`: the same numbers, but for costs."""
     rows = dataset.rows(slice(*job.score))
     with turn.working(trainer):
-        look = _Look(job)
-        began, before = time.monotonic(), trainer.cpu_seconds
-        told = trainer.train(job.phi, job.seed, turn.left, turn.late, look)
+        began = time.monotonic()
+        told = trainer.train(job.phi, job.seed, turn.left, turn.late, _Look(job))
         seconds, trained = time.monotonic() - began, trainer.cpu_seconds
         curve = trainer.curve
         predictions, latency = _scores(trainer, rows, job, dataset.key, turn)
     return Evaluation(
         predictions,
-        trained - before,
+        told["cpu_seconds"],
         seconds,
         1000.0 * latency,
         told["parameters"],

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -49,26 +49,29 @@ class Trainer(Resident):
         """`files`: open descriptors of training rows and labels, which become ours to close; None for one
         that only checks. The CPU limit is that of each training."""
         self.jobs, self._peak, self._limits = 0, 0, limits
-        with ExitStack() as opened:
-            for descriptor, _ in (files or {}).values():
-                opened.callback(os.close, descriptor)
-            data = [descriptor for descriptor, _ in (files or {}).values()]
-            self._progress = memory_file("progress", REGION)
-            opened.callback(os.close, self._progress)
+        held = dict(files or {})
+        request = {
+            "kind": "stay",
+            "production": production,
+            "blocks": {name: block.as_json() for name, (_, block) in held.items()},
+        }
+        self._progress = memory_file("progress", REGION)
+        data = [descriptor for descriptor, _ in held.values()]
+        try:
             super().__init__(
                 supervisor,
-                {
-                    "kind": "stay",
-                    "production": production,
-                    "blocks": {name: block.as_json() for name, (_, block) in (files or {}).items()},
-                    **({} if files else {"device": "cpu"}),
-                },
-                [*data, self._progress] if files else [],
+                request if held else request | {"device": "cpu"},
+                [*data, self._progress] if held else [],
                 schema=schema,
                 capacity=capacity,
                 limits=replace(limits, cpu_seconds=None),  # the kernel's is for the life of a process
             )
-            self._progress = os.dup(self._progress)
+        except BaseException:
+            os.close(self._progress)
+            raise
+        finally:
+            for descriptor in data:
+                os.close(descriptor)
 
     @property
     def usable(self) -> bool:
@@ -78,10 +81,10 @@ class Trainer(Resident):
 
     @property
     def cpu_seconds(self) -> float:
-        """Spent since it was locked: by its own word, or the kernel's where it has ended."""
+        """Spent so far: by its own word, or the kernel's where it has ended."""
         if self.child.ended.done():
             with suppress(Lost):
-                return self.child.wait(0).cpu_seconds
+                return float(self.child.ended.result()["cpu"])
         return self._cpu
 
     @property
@@ -96,13 +99,13 @@ class Trainer(Resident):
     def train(
         self, phi: Phi, seed: int, seconds: float, late: str, look: Callable[[Curve], None]
     ) -> dict[str, Any]:
-        """Train, and hold the model: {"parameters", "peak": bytes resident at the peak so far}.
+        """Train, and hold the model: {"parameters", "cpu_seconds", "peak": bytes resident, at most, so far}.
 
         `look` is shown the curve now and then; what it raises ends the training. ToolError where the training
         fails; `Lost` where the process dies, or is short of memory that an earlier training may still hold.
         """
         os.pwrite(self._progress, EMPTY, 0)
-        order = {"phi": phi, "seed": seed, "cpu_seconds": self._limits.cpu_seconds}
+        order = {"phi": phi, "seed": seed, "cpu_limit": self._limits.cpu_seconds}
         told = self._order(order, seconds, late, lambda: look(self.curve))
         self._peak = told["peak"]
         return told

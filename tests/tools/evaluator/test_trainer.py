@@ -178,6 +178,15 @@ def test_code_that_a_candidate_brings_never_runs_in_a_process_that_stays(dataset
     assert not np.array_equal(found.predictions, result(lone, job(dataset)).predictions)
 
 
+def test_a_process_that_stays_refuses_code_even_where_somebody_sends_it(dataset, lone, monkeypatch):
+    monkeypatch.setattr("evorank.tools.evaluator.executor.runs_only_ours", lambda system, phi: True)
+    with pytest.raises(ToolError, match="runs no code that a candidate brings"):
+        result(lone, job(dataset, OWN_CODE))
+    assert waiting(lone).jobs == 1
+    result(lone, job(dataset))
+    assert waiting(lone).jobs == 2, "and goes on with others"
+
+
 def test_a_users_system_never_runs_in_a_process_that_stays(dataset, lone, spawned):
     wanted = job(dataset, {"lr": 0.5}, system="linear_system:LinearSystem", production={"lr": 0.5})
     result(lone, wanted)
