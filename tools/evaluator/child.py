@@ -18,6 +18,7 @@ import mmap
 import os
 import random
 import resource
+import select
 import struct
 import sys
 import time
@@ -227,7 +228,8 @@ def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str
     """One Φ after another, on data that is mapped once; without data it checks only.
 
     A positive number in its channel asks for the scores of as many rows by what was trained last; a negative
-    one is the length of an order that follows. For Φ that bring no code: nothing keeps one from the next.
+    one is the length of an order that follows. For Φ that bring no code: nothing keeps one from the next. It
+    ends where nothing is asked for a while.
     """
     schema = blocks.schema_from_json(request["schema"])
     shared, *files = data
@@ -257,7 +259,9 @@ def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str
         system = _system(request, schema)
         phi: dict[str, Any] = {}
         weights: Weights = {}
-        while number := _number():
+        while select.select([RESULT], [], [], request["patience"])[0]:
+            if not (number := _number()):
+                return {}
             with _answered():
                 if number > 0:
                     scores[:number] = _predictions(system, phi, weights, page[:number])
@@ -272,7 +276,7 @@ def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str
                     weights = train(system, phi, order["seed"], order["cpu_limit"])
                 else:
                     _tell(_checked(system, order["phi"]))
-        return {}
+        return {"tired": True}
 
     return do
 

@@ -30,6 +30,8 @@ __all__ = ["Trainer", "Trainers"]
 MOST_JOBS = 200
 MOST_MEMORY = 2 << 30
 """A process that did so many jobs, or held so many bytes at once, is replaced: it keeps what it frees."""
+PATIENCE = 60.0
+"""Seconds without a job after which it ends: a pool that rests, in a server, gives its memory back."""
 EMPTY = bytes(REGION)
 
 
@@ -52,6 +54,7 @@ class Trainer(Resident):
         held = dict(files or {})
         request = {
             "kind": "stay",
+            "patience": PATIENCE,
             "production": production,
             "blocks": {name: block.as_json() for name, (_, block) in held.items()},
         }
@@ -121,6 +124,8 @@ class Trainer(Resident):
             try:
                 self._ask(message, seconds, late, look)
             except ToolError:
+                if self.child.told().get("tired"):
+                    raise Lost("it ended, since nothing had been asked of it") from None
                 if not self._closed and self.child.told().get("error") == "memory":
                     self._closed = True
                     if self.jobs > 1:

@@ -25,6 +25,7 @@ from evorank.tools.evaluator import trainer
 from evorank.tools.evaluator.executor import Job
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.supervisor import Supervisor
+from evorank.tools.evaluator.trainer import Trainer
 
 RANKER = "evorank.model.ranker:NeuralRanker"
 PRODUCTION = default_phi(label="click", factors={}, batch_size=512, embedding_dim=4)
@@ -297,6 +298,19 @@ def test_a_training_that_is_clearly_worse_than_production_is_stopped(dataset, lo
 
 
 # --------------------------------------------------------------------------- nothing is left
+
+
+def test_a_process_that_nothing_is_asked_of_ends_and_the_next_job_gets_another(
+    dataset, lone, spawned, monkeypatch
+):
+    monkeypatch.setattr(trainer, "PATIENCE", 0.2)
+    expected = result(lone, job(dataset)).predictions
+    tired = waiting(lone)
+    assert tired.child.ended.result(30)["code"] == 0
+    seen = property(lambda trainer: not trainer._closed)
+    monkeypatch.setattr(Trainer, "usable", seen)  # as if it had ended just after it was looked at
+    assert np.array_equal(result(lone, job(dataset)).predictions, expected)
+    assert spawned == ["stay", "stay"]
 
 
 def test_a_process_that_is_old_or_was_large_is_replaced(dataset, lone, spawned, monkeypatch):
