@@ -401,13 +401,14 @@ def _opening(plan: Plan, context: Context) -> Iterator[str]:
     if context.replay:
         who = f"the recording {context.replay}"
         note = read_head(Path(context.replay)).note
+    session = open_session(context)
     yield (
         f"run {plan.run}: {plan.steps} steps on surface {context.surface}, proposals by {who}, "
-        f"home {context.home}"
+        f"home {context.home}, code of candidates {session.workbench.executor.tier}"
     )
     if note:
         yield f"  {note}"
-    yield from open_session(context).chats.notes()
+    yield from session.chats.notes()
 
 
 def _resume_command(plan: Plan, context: Context) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -174,6 +175,7 @@ def test_ctrl_c_finishes_the_running_steps_kill_9_loses_no_finished_one_and_resu
     running.send_signal(signal.SIGINT)
     printed, _ = running.communicate(timeout=300)
     assert running.returncode == 130, printed
+    assert re.search(r"^run \S+: 8 steps .*, code of candidates (locked|contained)$", printed, re.MULTILINE)
     stopped = json.loads(process("journal", "list", "--json", home=home).stdout)
     assert 1 <= len(stopped) < steps
     (resume,) = [line for line in printed.splitlines() if "run --resume" in line]

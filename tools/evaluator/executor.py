@@ -21,6 +21,7 @@ from evorank.model.system import Float32, Loss, Phi
 if TYPE_CHECKING:
     from evorank.tools.evaluator.gpu import Device
     from evorank.tools.evaluator.scorer import Scorer
+    from evorank.tools.evaluator.tier import Tier
 
 __all__ = ["Checked", "Evaluation", "Executor", "Job", "Pool", "Task", "runs_only_ours"]
 
@@ -105,6 +106,8 @@ class Executor(Protocol):
 
     device: Device
     """Where it trains and scores: another device, another cache entry, since its sums differ by rounding."""
+    tier: Tier
+    """How well candidates are locked up, where they are locked up worst."""
 
     def submit(self, job: Job) -> str:
         """Queue a job; returns its id at once."""

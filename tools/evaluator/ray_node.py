@@ -25,6 +25,7 @@ from evorank.model.system import Phi
 from evorank.tools.evaluator.executor import Job
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.ray_cluster import PASSED
+from evorank.tools.evaluator.tier import Tier
 
 __all__ = ["Refused", "Supervisor", "data_key", "facts"]
 
@@ -63,9 +64,10 @@ class Supervisor:
 
     def open(
         self, workers: int, options: Mapping[str, Any], paths: Sequence[str], expected: Mapping[str, str]
-    ) -> Refused | None:
-        """Start the pool. `paths` are the caller's module folders, `expected` its `facts`: both ends must
-        run the same code, or one cache would hold results of two programs."""
+    ) -> Refused | Tier:
+        """Start the pool, and say how well it locks candidates up. `paths` are the caller's module folders,
+        `expected` its `facts`: both ends must run the same code, or one cache would hold results of two
+        programs."""
         for name in set(os.environ) - set(PASSED):
             if not name.startswith("RAY_"):  # a node's owner may have keys, too
                 del os.environ[name]
@@ -78,7 +80,7 @@ class Supervisor:
             self._pool = LocalPool(workers, **options)
         except EvorankError as error:
             return Refused(Refused.of(error).kind, f"node {self._node}: {error}")
-        return None
+        return self._pool.tier
 
     def run(self, id: str, job: Job, key: str) -> Any:
         """The Evaluation of a job; `key` is the data version that the caller sees."""

@@ -27,6 +27,7 @@ from evorank.tools.evaluator.gpu import Device, DeviceName
 from evorank.tools.evaluator.local import LocalPool
 from evorank.tools.evaluator.ray_cluster import connect
 from evorank.tools.evaluator.ray_node import Refused, Supervisor, data_key, facts
+from evorank.tools.evaluator.tier import TIERS, Tier
 
 if TYPE_CHECKING:
     from evorank.tools.evaluator.scorer import Scorer
@@ -44,6 +45,7 @@ class _Node:
     slots: int
     actor: Any = None
     running: int = 0
+    tier: Tier = "degraded"
 
 
 @dataclass(eq=False)
@@ -99,6 +101,7 @@ class RayPool(Pool[_Task]):
             raise
         self._nodes = nodes
         self.workers = sum(node.slots for node in nodes)
+        self.tier: Tier = min((node.tier for node in nodes), key=TIERS.index)
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -259,7 +262,7 @@ class RayPool(Pool[_Task]):
 
         try:
             asked = node.actor.open.remote(node.slots, self._options, sys.path, facts())
-            _answer(ray.get(asked, timeout=OPEN_SECONDS))
+            node.tier = _answer(ray.get(asked, timeout=OPEN_SECONDS))
         except ray.exceptions.RayError as error:
             told = str(error).strip().splitlines()
             why = (

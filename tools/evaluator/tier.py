@@ -17,13 +17,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from evorank.tools.evaluator.readable import readable_code
 
-__all__ = ["HOLDS", "Tier", "TierReport", "self_test", "wrapped"]
+__all__ = ["HOLDS", "TIERS", "Tier", "TierReport", "self_test", "wrapped"]
 
-Tier = Literal["locked", "contained", "degraded"]
+Tier = Literal["degraded", "locked", "contained"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+"""From the weakest to the strongest."""
 HOLDS = "holds"
 SECONDS = 60
 """Far beyond what the self-test takes, for machines that are very busy."""

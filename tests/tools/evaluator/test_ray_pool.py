@@ -88,6 +88,7 @@ def test_the_nodes_train_what_one_machine_trains_to_the_last_bit(remote, pool, d
     here = [pool.submit(each) for each in jobs]
     there = [remote.submit(each) for each in jobs]
     assert len(remote.nodes) == remote.workers == 2
+    assert remote.tier == pool.tier
     for one, other in zip(here, there, strict=True):
         local, far = pool.result(one, timeout=60), remote.result(other, timeout=60)
         assert far.predictions.dtype == np.float32
