@@ -87,8 +87,8 @@ class LocalPool(Pool[Task]):
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._running: dict[str, Turn] = {}
         self._scorers: weakref.WeakSet[Scorer] = weakref.WeakSet()
-        # Twice as many as work at once: jobs of two rewards may take turns without a new process for each. Not
-        # on a GPU, where each would hold hundreds of megabytes of its memory.
+        # Twice as many as work at once: jobs of two rewards may take turns without a new process for each.
+        # Not on a GPU, where each would hold hundreds of megabytes of its memory.
         self._trainers = Trainers(count if self.device == "cuda" else 2 * count)
         self._checkers = Trainers(1)
         self._threads: list[threading.Thread] = []
