@@ -233,6 +233,7 @@ def test_a_thousand_forks_in_a_row_leave_nothing_behind(dataset):
         before, size = held(), resident()
         for _ in range(1000):
             fresh.check(dataset.directory, LINEAR, {"lr": 0.5}, {"lr": 0.1})
-        until(lambda: held() == before)
+        # Less is no leak: what other tests of this process left behind may be collected meanwhile.
+        until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
         assert resident() < size + (2 << 20)
         assert zygote(fresh) == pid
