@@ -100,7 +100,12 @@ class Resident:
             raise ToolError("The scorer is closed.")
 
     def _ask(
-        self, message: bytes, seconds: float, late: str, look: Callable[[], None] | None = None
+        self,
+        message: bytes,
+        seconds: float,
+        late: str,
+        look: Callable[[], None] | None = None,
+        what: str = "Training",
     ) -> float:
         """Send a message and wait for the answer: the seconds that it took. ToolError with what it complains
         of, or why it ended; `Lost` where nobody knows. `look` is called now and then; what it raises ends
@@ -139,13 +144,13 @@ class Resident:
             if word == DONE:
                 return taken
             if word == FAILED:
-                raise ToolError(f"Training failed: {self.child.complaint() or 'no scores'}")
+                raise ToolError(f"{what} failed: {self.child.complaint() or 'no scores'}")
             self.child.kill("answered what makes no sense")
         self._closed = True
         end = self.child.wait(END_SECONDS)
         complaint = self.child.complaint()
         if end.code == 0 and complaint and not self.child.stopped:
-            raise ToolError(f"Training failed: {complaint}")
+            raise ToolError(f"{what} failed: {complaint}")
         raise ToolError(f"The training process {self.child.reason(end)}.")
 
     def _fill(self, rows: Rows, index: slice | npt.NDArray[np.int64]) -> int:

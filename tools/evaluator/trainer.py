@@ -97,7 +97,7 @@ class Trainer(Resident):
 
     def check(self, phi: Phi, seconds: float, late: str) -> dict[str, Any]:
         """What a check child tells: findings, and parameters where there are none."""
-        return self._order({"phi": phi}, seconds, late)
+        return self._order({"phi": phi}, seconds, late, what="The check")
 
     def train(
         self, phi: Phi, seed: int, seconds: float, late: str, look: Callable[[Curve], None]
@@ -114,7 +114,12 @@ class Trainer(Resident):
         return told
 
     def _order(
-        self, order: dict[str, Any], seconds: float, late: str, look: Callable[[], None] | None = None
+        self,
+        order: dict[str, Any],
+        seconds: float,
+        late: str,
+        look: Callable[[], None] | None = None,
+        what: str = "Training",
     ) -> dict[str, Any]:
         content = json.dumps(order).encode()
         message = (-len(content)).to_bytes(8, "little", signed=True) + content
@@ -122,7 +127,7 @@ class Trainer(Resident):
             self._require_open()
             self.jobs += 1
             try:
-                self._ask(message, seconds, late, look)
+                self._ask(message, seconds, late, look, what)
             except ToolError:
                 if self.child.told().get("tired"):
                     raise Lost("it ended, since nothing had been asked of it") from None

@@ -181,8 +181,13 @@ def test_code_that_a_candidate_brings_never_runs_in_a_process_that_stays(dataset
 
 def test_a_process_that_stays_refuses_code_even_where_somebody_sends_it(dataset, lone, monkeypatch):
     monkeypatch.setattr("evorank.tools.evaluator.executor.runs_only_ours", lambda system, phi: True)
-    with pytest.raises(ToolError, match="runs no code that a candidate brings"):
+    with pytest.raises(
+        ToolError, match="Training failed: a process that stays runs no code that a candidate"
+    ):
         result(lone, job(dataset, OWN_CODE))
+    monkeypatch.setattr("evorank.tools.evaluator.local.runs_only_ours", lambda system, phi: True)
+    with pytest.raises(ToolError, match="The check failed: a process that stays runs no code"):
+        lone.check(dataset.directory, RANKER, PRODUCTION, OWN_CODE)
     assert waiting(lone).jobs == 1
     result(lone, job(dataset))
     assert waiting(lone).jobs == 2, "and goes on with others"
