@@ -122,10 +122,14 @@ def test_a_box_can_be_locked_from_within():
 @boxed
 def test_killing_the_box_ends_what_runs_in_it():
     read, write = os.pipe()
-    command = wrapped([sys.executable, "-c", "import time; time.sleep(1e6)"], readable_code(), (write,))
+    code = f"import os, time; os.write({write}, b'.'); time.sleep(1e6)"
+    command = wrapped([sys.executable, "-c", code], readable_code(), (write,))
     process = subprocess.Popen(command, pass_fds=(write,), env={})
     os.close(write)
-    process.kill()
-    process.wait()
     with os.fdopen(read, "rb") as stream:
+        assert (
+            stream.read(1) == b"."
+        )  # it runs: a box that is killed before it is closed leaves its inside behind
+        process.kill()
+        process.wait()
         assert stream.read() == b""  # until the last holder of the other end is gone
