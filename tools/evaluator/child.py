@@ -267,13 +267,11 @@ def _stay(request: dict[str, Any], data: Sequence[int]) -> Callable[[], dict[str
                     scores[:number] = _predictions(system, phi, weights, page[:number])
                     continue
                 order = json.loads(_read(-number))
-                if order["phi"].get(
-                    "components"
-                ):  # whoever sends one must have erred: the next would pay for it
+                if order["phi"].get("components"):  # whoever sends one has erred: the next would pay for it
                     raise ToolError("a process that stays runs no code that a candidate brings")
                 if "seed" in order:
+                    weights = train(system, order["phi"], order["seed"], order["cpu_limit"])
                     phi = order["phi"]
-                    weights = train(system, phi, order["seed"], order["cpu_limit"])
                 else:
                     _tell(_checked(system, order["phi"]))
         return {"tired": True}

@@ -6,9 +6,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -347,19 +347,12 @@ def test_a_closed_pool_leaves_no_process_and_no_file_open(dataset):
 
 
 def test_many_threads_check_at_once(dataset, lone):
-    found = []
-    threads = [
-        threading.Thread(
-            target=lambda: found.append(lone.check(dataset.directory, RANKER, PRODUCTION, PRODUCTION))
+    with ThreadPoolExecutor(6) as threads:
+        found = list(
+            threads.map(lambda phi: lone.check(dataset.directory, RANKER, PRODUCTION, phi), [PRODUCTION] * 6)
         )
-        for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == 6
-    assert all(each == found[0] and each.parameters for each in found)
+    assert found == [lone.check(dataset.directory, RANKER, PRODUCTION, PRODUCTION)] * 6
+    assert found[0].parameters
 
 
 @pytest.mark.heavy
